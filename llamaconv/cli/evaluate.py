@@ -1,0 +1,80 @@
+"""``llamaconv evaluate``: judge a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llamaconv.cli.options import (
+    DTYPES,
+    PATH,
+    FiniteRange,
+    device_option,
+    screened,
+    seq_len_option,
+    text,
+    threads_option,
+)
+from llamaconv.cli.output import Screen
+from llamaconv.cli.tables import facts, number, percent, size
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@click.command("evaluate", short_help="Judge a checkpoint, alone or against another.")
+@click.argument("model", type=PATH)
+@click.option("--against", type=PATH, metavar="SRC", help="Reference checkpoint, as a rule the dense source.")
+@click.option(
+    "--text",
+    type=text,
+    metavar="FILE|TOKENS",
+    show_default="held-out documents of the built-in corpus",
+    help="What to judge on: .txt, .jsonl, or token ids in .npy or .safetensors.",
+)
+@click.option("--samples", type=click.IntRange(min=1), show_default="all", metavar="N", help="Sequences.")
+@seq_len_option
+@device_option
+@click.option(
+    "--compute-dtype",
+    type=click.Choice(["auto", *DTYPES]),
+    default="float32",
+    help="Of the arithmetic; auto follows the checkpoint.",
+)
+@threads_option
+@click.option("--max-kl", type=FiniteRange(min=0), help="Gate: highest mean KL, in nats; exit 8 above.")
+@click.option(
+    "--max-ppl-ratio", type=FiniteRange(min=0), help="Gate: highest perplexity ratio; exit 8 above."
+)
+@screened
+def command(model: Path, screen: Screen, **settings: Any) -> None:
+    """Measure the perplexity of MODEL and, with --against, how far it is from a reference.
+
+    MODEL is a dense, GPTQ or LLM.int8 checkpoint. The mean KL divergence and the agreement on the most likely
+    token are taken at every position.
+    """
+    from llamaconv.tasks.evaluate import EvaluateSettings, evaluate
+
+    with screen.progress() as report:
+        evaluation = evaluate(model, EvaluateSettings(**settings), report)
+    screen.result(evaluation.to_json(), _tables)
+
+
+def _tables(evaluation: Mapping[str, Any]) -> Iterator[Table]:
+    compared = evaluation["against"] is not None
+    yield facts(
+        (
+            ("model", evaluation["model"]),
+            ("against", evaluation["against"]),
+            ("data", f"{evaluation['data']}, {evaluation['tokens']:,} tokens"),
+            ("perplexity", number(evaluation["perplexity"], 6)),
+            ("  reference", number(evaluation["reference_perplexity"], 6) if compared else None),
+            ("  ratio", number(evaluation["ppl_ratio"], 6) if compared else None),
+            ("mean KL", f"{number(evaluation['kl'])} nats" if compared else None),
+            ("top-1 agreement", percent(evaluation["top1"]) if compared else None),
+            ("took", f"{evaluation['seconds']:.1f} s, {size(evaluation['peak_rss'])} of memory"),
+        )
+    )

@@ -1,0 +1,111 @@
+"""Progress on stderr: bars on a terminal, otherwise a line now and then."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+from llamaconv.cli.streams import note
+from llamaconv.cli.tables import duration, size
+from llamaconv.progress import Progress, Report, silent
+
+__all__ = ["Lines", "Pace", "Stopwatch", "done_of", "progress"]
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+Clock = Callable[[], float]
+
+
+def progress(quiet: bool) -> AbstractContextManager[Report]:
+    """The context in which progress is shown, if at all."""
+    if quiet or sys.stderr is None:
+        return nullcontext(silent)
+    if sys.stderr.isatty() and os.environ.get("TERM") not in {None, "", "dumb"}:
+        from llamaconv.cli.bars import bars
+
+        return bars()
+    return nullcontext(Lines(note))
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast it goes.
+
+    Attributes:
+        rate: Units a second, None until something is done.
+        left: Seconds to go at that rate.
+    """
+
+    rate: float | None = None
+    left: float | None = None
+
+    def describe(self, unit: str) -> str:
+        """The rate in words, empty if there is none yet."""
+        if self.rate is None or unit == "work":
+            return ""
+        if unit == "bytes":
+            return f"{size(self.rate)}/s"
+        return f"{self.rate:.3g} {unit}/s" if self.rate >= 1 else f"{1 / self.rate:.3g} s each"
+
+
+class Stopwatch:
+    """Measures pace from the first report of a task, which may begin in the middle of the work."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._began: dict[str, tuple[float, float]] = {}
+        self._reached: dict[str, float] = {}
+
+    def restarted(self, step: Progress) -> bool:
+        """Whether a task of this name has got further than ``step`` before: it is done once more."""
+        return step.done < self._reached.get(step.task, step.done)
+
+    def measure(self, step: Progress) -> Pace:
+        """The pace at which ``step`` was reached."""
+        now = self._clock()
+        if step.task not in self._began or self.restarted(step):
+            self._began[step.task] = step.done, now
+        self._reached[step.task] = step.done
+        first, began = self._began[step.task]
+        done, seconds = step.done - first, now - began
+        if done <= 0 or seconds <= 0:
+            return Pace()
+        return Pace(done / seconds, max(step.total - step.done, 0) * seconds / done)
+
+
+class Lines:
+    """Progress for a log: the first report at once, then at most one line in ten seconds.
+
+    Args:
+        write: Takes a line, without its newline.
+        clock: Seconds.
+    """
+
+    def __init__(self, write: Callable[[str], None], clock: Clock = time.monotonic) -> None:
+        self._write = write
+        self._clock = clock
+        self._stopwatch = Stopwatch(clock)
+        self._due = -float("inf")
+
+    def __call__(self, step: Progress) -> None:
+        pace = self._stopwatch.measure(step)
+        if (now := self._clock()) < self._due:
+            return
+        self._due = now + _SECONDS_BETWEEN_LINES
+        parts = [f"{step.task}: {done_of(step)}", pace.describe(step.unit)]
+        if pace.left is not None:
+            parts.append(f"{duration(pace.left)} left")
+        self._write(", ".join(part for part in (*parts, step.detail) if part))
+
+
+def done_of(step: Progress) -> str:
+    """How far a task is: "3 of 8 blocks"."""
+    if step.unit == "work":  # arithmetic that tells nobody anything but its share
+        return f"{100 * step.done / step.total if step.total else 100:.0f} %"
+    if step.unit == "bytes":
+        return f"{size(step.done)} of {size(step.total)}"
+    return f"{step.done:,.10g} of {step.total:,.10g} {step.unit}"

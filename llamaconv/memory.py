@@ -1,0 +1,50 @@
+"""How much memory there is, and how much was used."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from pathlib import Path
+
+__all__ = ["available_memory", "peak_rss"]
+
+
+def available_memory() -> int | None:
+    """Bytes that can be allocated without swapping, by the machine and by the process's cgroup (v2).
+
+    None where the system does not tell (no ``/proc``).
+    """
+    try:
+        fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        machine = int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
+    return min(machine, *_cgroup_rooms(), machine)
+
+
+def peak_rss() -> int:
+    """The process's largest resident set so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _cgroup_rooms() -> list[int]:
+    """What each cgroup above the process still leaves it."""
+    try:
+        own = Path("/proc/self/cgroup").read_text().split("::", 1)[1].splitlines()[0]
+    except (OSError, IndexError):
+        return []
+    rooms, root = [], Path("/sys/fs/cgroup")
+    directory = root / own.lstrip("/")
+    while directory.is_relative_to(root):
+        try:
+            limit = (directory / "memory.max").read_text().strip()
+            if limit != "max":
+                statistics = dict(line.split() for line in (directory / "memory.stat").read_text().splitlines())
+                used = int((directory / "memory.current").read_text())
+                # Cached file pages are given up under pressure.
+                rooms.append(int(limit) - used + int(statistics.get("inactive_file", 0)))
+        except (OSError, ValueError):
+            pass  # not every level of the tree has a memory controller
+        directory = directory.parent
+    return rooms

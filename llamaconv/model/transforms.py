@@ -1,0 +1,172 @@
+"""What a step does with its tensors: copy, embed, quantize.
+
+A transform is called with the step's lazy tensors and the stream; it yields what the step writes, one tensor at a
+time, and forgets it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from llamaconv.errors import NumericalError
+from llamaconv.model.dense import cast, read_finite
+from llamaconv.model.skeleton import BlockInputs, Skeleton, put
+from llamaconv.model.staged import Stage, run_staged
+from llamaconv.model.stage_quantizer import StageQuantizer
+from llamaconv.model.stream import LayerReport, Stream
+from llamaconv.quantizers.base import Quantizer
+from llamaconv.tensors import LazyTensor
+
+__all__ = ["Copy", "Embed", "QuantizeBlock", "QuantizeHead", "QuantizeWeight", "Transform"]
+
+Lazy = Mapping[str, LazyTensor]
+
+
+class Transform(Protocol):
+    """Turns what a step reads into what it writes."""
+
+    def __call__(self, source: Lazy, stream: Stream) -> Iterator[tuple[str, Tensor]]: ...
+
+
+@dataclass(frozen=True)
+class Copy:
+    """Write tensors as they are, or in another dtype (None keeps each one's own)."""
+
+    dtype: torch.dtype | None
+
+    def __call__(self, source: Lazy, stream: Stream) -> Iterator[tuple[str, Tensor]]:
+        for name, lazy in source.items():
+            yield name, cast(name, lazy.read(), self.dtype)
+
+
+@dataclass(frozen=True)
+class QuantizeWeight:
+    """Quantize one weight that needs no calibration."""
+
+    layer: str
+    quantizer: Quantizer
+
+    def __call__(self, source: Lazy, stream: Stream) -> Iterator[tuple[str, Tensor]]:
+        begun = perf_counter()
+        weight = read_finite(source)[f"{self.layer}.weight"]
+        try:
+            quantized = self.quantizer.quantize(weight, None, stream.workers.map)
+        except NumericalError as error:
+            raise NumericalError(f"{self.layer}: {error}", hint=error.hint) from error
+        exact = weight.float()
+        lost = float((quantized.dequantize() - exact).square_().sum(dtype=torch.float64))
+        whole = float(exact.square_().sum(dtype=torch.float64))
+        stream.layers.append(
+            LayerReport(
+                self.layer,
+                self.quantizer.mode,
+                lost / whole if whole else 0.0,
+                seconds=perf_counter() - begun,
+            )
+        )
+        for suffix, tensor in quantized.tensors().items():
+            yield f"{self.layer}.{suffix}", tensor
+
+
+@dataclass(frozen=True)
+class Embed:
+    """Copy what runs before the blocks, and turn the calibration tokens into hidden states on the way."""
+
+    skeleton: Skeleton
+    sequences: tuple[Tensor, ...]
+    aliases: Mapping[str, str]
+    dtype: torch.dtype | None
+
+    def __call__(self, source: Lazy, stream: Stream) -> Iterator[tuple[str, Tensor]]:
+        begun = perf_counter()
+        names = self.skeleton.entry_parameters()
+        tensors = read_finite(source)
+        for name in names:
+            tensor = tensors[self.aliases.get(name, name)]
+            put(self.skeleton.model, name, tensor.to(stream.device, self.skeleton.dtype))
+        try:
+            with self.skeleton.before_blocks() as embed:
+                tokens = [sequence.to(stream.device) for sequence in self.sequences]
+                stream.hidden = stream.workers.map(embed, tokens)
+        finally:
+            for name in names:
+                put(self.skeleton.model, name, self.skeleton.model.get_parameter(name).to("meta"))
+        stream.spent("embedding", perf_counter() - begun)
+        for name, tensor in tensors.items():
+            yield name, cast(name, tensor, self.dtype)
+
+
+@dataclass(frozen=True)
+class QuantizeBlock:
+    """Fill a decoder block, run the samples through it stage by stage, quantize each stage, empty the block.
+
+    Attributes:
+        skeleton, index: The block.
+        stages: Its linear layers by shared input.
+        inputs: What the block receives beside each sample's hidden states.
+        stage_quantizer: What is done with a stage.
+        dtype: Of what stays dense (None keeps each tensor's own).
+        held: How many samples' forwards stay suspended at a time.
+    """
+
+    skeleton: Skeleton
+    index: int
+    stages: tuple[Stage, ...]
+    inputs: Sequence[BlockInputs]
+    stage_quantizer: StageQuantizer
+    dtype: torch.dtype | None
+    held: int
+
+    def __call__(self, source: Lazy, stream: Stream) -> Iterator[tuple[str, Tensor]]:
+        begun, layers_before = perf_counter(), len(stream.layers)
+        prefix = self.skeleton.block_names[self.index]
+        block = self.skeleton.blocks[self.index]
+        for name, tensor in read_finite(source).items():
+            put(block, name.removeprefix(f"{prefix}."), tensor.to(stream.device, self.skeleton.dtype))
+        run = self.stage_quantizer.begin(block, prefix, self.stages, source, stream)
+        try:
+            run_staged(
+                block,
+                self.stages,
+                stream.hidden,
+                self.inputs,
+                stream.workers,
+                run.collect,
+                run.quantize,
+                self.held,
+            )
+        finally:
+            for name, parameter in list(block.named_parameters()):
+                put(block, name, parameter.to("meta"))
+        whole = perf_counter() - begun
+        stream.spent("forward", whole - sum(layer.seconds for layer in stream.layers[layers_before:]))
+        yield from run.outputs(self.dtype)
+
+
+@dataclass(frozen=True)
+class QuantizeHead:
+    """Quantize the head on what comes out of the last block and the final norm, which is copied."""
+
+    skeleton: Skeleton
+    stage_quantizer: StageQuantizer
+    dtype: torch.dtype | None
+
+    def __call__(self, source: Lazy, stream: Stream) -> Iterator[tuple[str, Tensor]]:
+        model, head = self.skeleton.model, self.skeleton.head
+        assert head is not None
+        tensors = read_finite(source)
+        for name, tensor in tensors.items():
+            if not name.startswith(f"{head}."):
+                put(model, name, tensor.to(stream.device, self.skeleton.dtype))
+        stage = Stage((head,), tensors[f"{head}.weight"].shape[1])
+        run = self.stage_quantizer.begin(model, "", (stage,), source, stream)
+        with self.skeleton.before_head() as head_input:
+            run.collect(0, [states[0] for states in stream.workers.map(head_input, stream.hidden)])
+        run.quantize(0)
+        yield from run.outputs(self.dtype)

@@ -1,0 +1,1 @@
+"""Deciding everything before data is touched."""

@@ -1,0 +1,82 @@
+"""What a quantizer is: it says what it will store, computes it, and reads it back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol, TypeVar
+
+from torch import Tensor
+
+from llamaconv.quantizers.hessian import Factor
+from llamaconv.tensors import TensorSpec
+
+__all__ = ["Map", "QuantizedWeight", "Quantizer"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Map(Protocol):
+    """Applies a function to items, possibly concurrently; results in the items' order."""
+
+    def __call__(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]: ...
+
+
+class QuantizedWeight(Protocol):
+    """The weight [N out, K in] of a linear layer, quantized."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What the checkpoint stores, by the suffix that follows the layer's name (``qweight``)."""
+        ...
+
+    def dequantize(self) -> Tensor:
+        """The weight that the stored tensors stand for: [N, K] float32."""
+        ...
+
+
+class Quantizer(Protocol):
+    """One way to quantize the weights of linear layers."""
+
+    @property
+    def mode(self) -> str:
+        """Its name on the command line (``gptq.int4``)."""
+        ...
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether it needs the Hessian of each layer's inputs."""
+        ...
+
+    @property
+    def marker(self) -> str:
+        """The suffix whose presence says that a layer is quantized."""
+        ...
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """What a quantized layer stores, the marker among them; a bias is not."""
+        ...
+
+    def faults(self, weight: TensorSpec) -> list[str]:
+        """Why this weight cannot be quantized, one line each; empty if it can."""
+        ...
+
+    def specs(self, layer: str, weight: TensorSpec) -> tuple[TensorSpec, ...]:
+        """What :meth:`QuantizedWeight.tensors` will hold, under full names."""
+        ...
+
+    def quantize(self, weight: Tensor, factor: Factor | None, map: Map) -> QuantizedWeight:
+        """Quantize ``weight`` [N, K] float32; ``factor`` is there if and only if the quantizer is calibrated."""
+        ...
+
+    def read(self, tensors: Mapping[str, Tensor]) -> QuantizedWeight:
+        """The inverse of :meth:`QuantizedWeight.tensors`."""
+        ...
+
+    def original(self, layer: str, stored: Mapping[str, TensorSpec]) -> TensorSpec:
+        """The weight [N, K] that a stored layer stands for, float16."""
+        ...
+
+    def config(self) -> dict[str, Any]:
+        """config.json's ``quantization_config``, without what depends on the model."""
+        ...

@@ -1,0 +1,106 @@
+"""Which values a weight may take: the uniform affine grid ``(code - zero) * scale``.
+
+A grid is fitted per row and group of columns. Scales are rounded to float16 before any code is computed,
+because float16 is what the checkpoint stores: a code is always the nearest one to the value a runtime will see.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+__all__ = ["AffineGrid", "GridParameters", "ScaleRule"]
+
+ScaleRule = Literal["search", "minmax"]
+
+# Fractions of the min-max range tried by the search; the range is never widened. Below 0.4 nothing was ever
+# chosen on trained weights, at any width.
+_SHRINKS = tuple(1.0 - 0.01 * step for step in range(61))
+_SMALLEST_SCALE = 2.0**-24  # the smallest positive float16; a scale must not round to zero
+
+
+@dataclass(frozen=True)
+class GridParameters:
+    """One scale and zero point per row: ``scale`` [N] float32, exact in float16; ``zero`` [N] float32, whole."""
+
+    scale: Tensor
+    zero: Tensor
+
+
+@dataclass(frozen=True)
+class AffineGrid:
+    """``2**bits`` evenly spaced values.
+
+    Args:
+        bits: 2, 3, 4 or 8.
+        symmetric: Zero point fixed at ``2**(bits-1)``; otherwise fitted, in ``1 .. 2**bits - 1`` because the
+            GPTQ v1 format stores ``zero - 1`` and has no room for a zero point of 0.
+        scale_rule: ``"minmax"`` covers the whole range (arXiv 2210.17323); ``"search"`` tries narrower ranges and
+            keeps, per row, the one with the least rounding error weighted by each column's importance.
+    """
+
+    bits: int
+    symmetric: bool = True
+    scale_rule: ScaleRule = "search"
+
+    @property
+    def max_code(self) -> int:
+        """The largest code, ``2**bits - 1``."""
+        return (1 << self.bits) - 1
+
+    def fit(self, weight: Tensor, importance: Tensor) -> GridParameters:
+        """The grid of each row.
+
+        Args:
+            weight: [N, C] float32.
+            importance: [C] float32, the weight of each column's squared error (the Hessian's diagonal); only
+                the search looks at it.
+        """
+        low, high = weight.amin(1).clamp(max=0.0), weight.amax(1).clamp(min=0.0)
+        if self.symmetric:
+            high = torch.maximum(high, -low)
+            low = -high
+        parameters = self._spanning(low, high)
+        if self.scale_rule == "minmax":
+            return parameters
+        return self._search(weight, importance, low, high, parameters)
+
+    def codes(self, weight: Tensor, parameters: GridParameters) -> Tensor:
+        """The nearest code of each value: ``weight`` [N, C] float32 -> [N, C] float32 (whole numbers)."""
+        scale, zero = parameters.scale[:, None], parameters.zero[:, None]
+        return (weight / scale).round_().add_(zero).clamp_(0, self.max_code)
+
+    def values(self, codes: Tensor, parameters: GridParameters) -> Tensor:
+        """What codes stand for: [N, C] -> [N, C] float32."""
+        return (codes - parameters.zero[:, None]) * parameters.scale[:, None]
+
+    def _spanning(self, low: Tensor, high: Tensor) -> GridParameters:
+        scale = (high - low) / self.max_code
+        scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+        scale = scale.clamp(min=_SMALLEST_SCALE).half().float()
+        if self.symmetric:
+            return GridParameters(scale, torch.full_like(scale, float(1 << (self.bits - 1))))
+        return GridParameters(scale, (-low / scale).round_().clamp_(1, self.max_code))
+
+    def _search(
+        self, weight: Tensor, importance: Tensor, low: Tensor, high: Tensor, widest: GridParameters
+    ) -> GridParameters:
+        # A column no calibration token lit still has to be rounded somewhere near itself.
+        importance = importance + 1e-6 * importance.mean() + torch.finfo(torch.float32).tiny
+        scale, zero = widest.scale.clone(), widest.zero.clone()
+        least = self._error(weight, importance, widest)
+        for shrink in _SHRINKS[1:]:
+            candidate = self._spanning(low * shrink, high * shrink)
+            error = self._error(weight, importance, candidate)
+            better = error < least
+            least = torch.where(better, error, least)
+            scale = torch.where(better, candidate.scale, scale)
+            zero = torch.where(better, candidate.zero, zero)
+        return GridParameters(scale, zero)
+
+    def _error(self, weight: Tensor, importance: Tensor, parameters: GridParameters) -> Tensor:
+        difference = self.values(self.codes(weight, parameters), parameters).sub_(weight)
+        return difference.square_() @ importance

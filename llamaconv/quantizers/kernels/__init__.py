@@ -1,0 +1,1 @@
+"""The one loop that torch cannot express well: rounding column after column while passing the error on."""

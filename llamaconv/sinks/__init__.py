@@ -1,0 +1,1 @@
+"""Where tensors go: shards, files written in place, and one rename that publishes them."""

@@ -1,0 +1,116 @@
+"""What all sinks need of the disk: errors in our own classes, durability, removal that stays inside."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from llamaconv.errors import DiskFullError, OutputError
+
+__all__ = ["clear", "make_parents", "remove_empty", "sync_directory", "sync_tree", "writing"]
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Within it, an OSError becomes the OutputError that it means for ``path``.
+
+    Raises:
+        DiskFullError: No space or quota left.
+        OutputError: Anything else that the file system refuses.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise DiskFullError(
+                f"{path}: {error.strerror}.", hint="Free some space or write elsewhere.", file=str(path)
+            ) from error
+        hint = None
+        if error.errno == errno.EFBIG:
+            hint = "The file system limits file sizes: use smaller shards."
+        raise OutputError(f"{path}: {error.strerror}.", hint=hint, file=str(path)) from error
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable.
+
+    Raises:
+        OSError: The device failed.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # file systems without a notion of syncing a directory
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(root: Path) -> None:
+    """Make all files and names below ``root`` durable; symbolic links are not followed.
+
+    Raises:
+        OSError: The device failed.
+    """
+    for folder, _, names in os.walk(root, topdown=False):
+        for name in names:
+            path = Path(folder, name)
+            if not path.is_symlink():
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+        sync_directory(Path(folder))
+
+
+def clear(directory: Path, keep: Iterable[str] = ()) -> None:
+    """Remove what is in a directory, except the names in ``keep``; symbolic links go, not what they lead to.
+
+    Raises:
+        OSError: Something cannot be removed.
+    """
+    kept = frozenset(keep)
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.name in kept:
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path)
+            else:
+                os.unlink(entry.path)
+
+
+def make_parents(directory: Path) -> list[Path]:
+    """Create ``directory`` and what it lies in, as far as missing; returns what was created, innermost first.
+
+    Raises:
+        OSError: It cannot be created, or a file is in the way; nothing is left behind.
+    """
+    missing = []
+    while not directory.is_dir():
+        if os.path.lexists(directory):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(directory))
+        missing.append(directory)
+        directory = directory.parent
+    try:
+        for path in reversed(missing):
+            path.mkdir(exist_ok=True)
+    except OSError:
+        remove_empty(missing)
+        raise
+    return missing
+
+
+def remove_empty(directories: Iterable[Path]) -> None:
+    """Remove directories in the given order, up to the first that is not there or not empty (any more)."""
+    with suppress(OSError):
+        for path in directories:
+            path.rmdir()

@@ -1,0 +1,99 @@
+"""Which tensor goes into which file: decided before any data is there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from llamaconv.errors import UsageError
+from llamaconv.tensors import TensorSpec
+
+__all__ = ["Shard", "index", "index_filename", "parse_size", "shard"]
+
+_UNITS = {"": 1, "B": 1} | {
+    f"{prefix}{suffix}": base**power
+    for power, prefix in enumerate("KMGT", start=1)
+    for suffix, base in (("B", 1000), ("IB", 1024))
+}
+_SIZE = re.compile(r"\s*([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([A-Za-z]*)\s*")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One weight file: its name and what it holds."""
+
+    filename: str
+    specs: tuple[TensorSpec, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of tensor data, without the header."""
+        return sum(spec.nbytes for spec in self.specs)
+
+
+def shard(specs: Iterable[TensorSpec], max_bytes: int, stem: str = "model") -> tuple[Shard, ...]:
+    """Cut ``specs`` into runs of at most ``max_bytes`` of data, in their order.
+
+    A larger tensor gets a file of its own. Unlike huggingface_hub, which goes on filling the file before it,
+    the order is kept, so that whoever writes in that order finishes one file before the next.
+
+    Raises:
+        ValueError: Two specs share a name, or ``max_bytes`` is not positive.
+    """
+    if max_bytes <= 0:
+        raise ValueError(f"max_bytes must be positive, not {max_bytes}")
+    runs: list[list[TensorSpec]] = []
+    names: set[str] = set()
+    room = -1
+    for spec in specs:
+        if spec.name in names:
+            raise ValueError(f"two tensors are called {spec.name!r}")
+        names.add(spec.name)
+        if not runs or spec.nbytes > room:
+            runs.append([])
+            room = max_bytes
+        runs[-1].append(spec)
+        room -= spec.nbytes
+    if len(runs) == 1:
+        return (Shard(f"{stem}.safetensors", tuple(runs[0])),)
+    return tuple(
+        Shard(f"{stem}-{number:05d}-of-{len(runs):05d}.safetensors", tuple(run))
+        for number, run in enumerate(runs, start=1)
+    )
+
+
+def index(shards: Sequence[Shard]) -> dict[str, Any]:
+    """The content of the index.json of several shards, as transformers' ``save_pretrained`` writes it.
+
+    ``total_size`` is in bytes; the weight map is sorted by tensor name. (``total_parameters``, which
+    transformers 5 adds and nothing reads, is left out.)
+    """
+    weight_map = {spec.name: part.filename for part in shards for spec in part.specs}
+    return {
+        "metadata": {"total_size": sum(part.nbytes for part in shards)},
+        "weight_map": dict(sorted(weight_map.items())),
+    }
+
+
+def index_filename(shards: Sequence[Shard]) -> str | None:
+    """The name of the index.json that belongs to ``shards``, or None for a single file, which has none."""
+    if len(shards) < 2:
+        return None
+    return re.sub(r"-[0-9]+-of-[0-9]+\.safetensors$", "", shards[0].filename) + ".safetensors.index.json"
+
+
+def parse_size(text: str) -> int:
+    """Bytes from "5GB", "512 MiB" or "1000000": KB, MB, GB, TB are decimal, KiB, MiB, GiB, TiB binary.
+
+    Raises:
+        UsageError: It is no positive whole number of bytes.
+    """
+    match = _SIZE.fullmatch(text)
+    unit = _UNITS.get(match[2].upper()) if match else None
+    size = Fraction(match[1]) * unit if match and unit else Fraction(0)
+    if size <= 0 or size.denominator != 1:
+        raise UsageError(f"{text!r} is not a size.", hint="Write it like 5GB, 512MiB or 1000000.", size=text)
+    return int(size)

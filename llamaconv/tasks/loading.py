@@ -1,0 +1,135 @@
+"""A model ready to run block by block: checkpoint opened, config checked against it, skeleton built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from llamaconv.config import ModelConfig, read_config
+from llamaconv.errors import ConfigError, UnsupportedError
+from llamaconv.layouts.hugging_face import disagreements, expected_tensors
+from llamaconv.model.skeleton import Skeleton
+from llamaconv.model.workers import Workers
+from llamaconv.quantizers.base import Quantizer
+from llamaconv.quantizers.modes import quantizer_of_checkpoint
+from llamaconv.sources.open import Checkpoint, open_checkpoint
+from llamaconv.tensors import TensorSpec
+
+__all__ = ["LoadedModel", "choose_device", "choose_dtype", "choose_workers", "load_model"]
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A checkpoint whose config and tensors agree.
+
+    Attributes:
+        checkpoint: Where it lies and how its tensors are read.
+        config: Its config.json.
+        skeleton: The transformers model on the meta device.
+        quantizer: What its quantized layers are stored with, None if it is dense.
+        specs: The tensors it would hold if it were dense: a quantized layer counts as its ``weight``.
+    """
+
+    checkpoint: Checkpoint
+    config: ModelConfig
+    skeleton: Skeleton
+    quantizer: Quantizer | None
+    specs: Mapping[str, TensorSpec]
+
+
+def load_model(path: Path, compute_dtype: str) -> LoadedModel:
+    """Open a checkpoint directory or file; nothing but headers and config is read.
+
+    Args:
+        path: Directory, safetensors file or index.json.
+        compute_dtype: ``"auto"`` or a dtype's name, of the skeleton.
+
+    Raises:
+        InputError: Anything missing, malformed, unsupported or in disagreement; all disagreements are listed.
+    """
+    checkpoint = open_checkpoint(path)
+    config = read_config(checkpoint.directory)
+    stored = checkpoint.reader.specs
+    quantizer = None if config.quantization is None else quantizer_of_checkpoint(config.quantization)
+    specs = stored if quantizer is None else _as_if_dense(stored, quantizer)
+    faults = disagreements(config, specs)
+    if not faults:
+        skeleton = Skeleton.build(config.raw, choose_dtype(compute_dtype, config.dtype))
+        if expected_tensors(config) is None:
+            faults = _differences(skeleton, specs)
+        if not faults:
+            return LoadedModel(checkpoint, config, skeleton, quantizer, specs)
+    raise ConfigError(
+        f"{checkpoint.directory / 'config.json'} and the tensors disagree:\n" + "\n".join(faults),
+        hint="The checkpoint is incomplete, or its config.json belongs to another model.",
+    )
+
+
+def choose_dtype(name: str, stored: torch.dtype | None) -> torch.dtype:
+    """The dtype that forwards run in.
+
+    ``"auto"`` is the checkpoint's own where that is a 16-bit float with float32's range, else float32: float16
+    overflows in the residual streams of many models.
+    """
+    if name == "auto":
+        return torch.bfloat16 if stored == torch.bfloat16 else torch.float32
+    return _DTYPES[name]
+
+
+def choose_device(name: str) -> torch.device:
+    """``"auto"`` is the first CUDA device where there is one, else the CPU.
+
+    Raises:
+        UnsupportedError: A device that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UnsupportedError(f"no such device: {name!r}", hint="Use auto, cpu, cuda or cuda:N.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UnsupportedError(f"device {name} is not available", hint="Use --device cpu.")
+    return device
+
+
+def choose_workers(threads: int | None, device: torch.device) -> Workers:
+    """One worker per core that this process may use; a single one where a GPU does the work."""
+    if device.type != "cpu":
+        return Workers(1)
+    return Workers(threads or torch.get_num_threads())
+
+
+def _as_if_dense(stored: Mapping[str, TensorSpec], quantizer: Quantizer) -> dict[str, TensorSpec]:
+    dense: dict[str, TensorSpec] = {}
+    layers = {name.rpartition(".")[0] for name in stored if name.endswith(f".{quantizer.marker}")}
+    for name, spec in stored.items():
+        layer, _, leaf = name.rpartition(".")
+        if layer not in layers or leaf not in quantizer.suffixes:
+            dense[name] = spec
+        elif leaf == quantizer.marker:
+            dense[f"{layer}.weight"] = quantizer.original(layer, stored)
+    return dense
+
+
+def _differences(skeleton: Skeleton, specs: Mapping[str, TensorSpec]) -> list[str]:
+    """Where the checkpoint and transformers' own model class disagree, for families without a table of ours."""
+    wanted = {name: tuple(p.shape) for name, p in skeleton.model.named_parameters(remove_duplicate=False)}
+    wanted |= {name: tuple(b.shape) for name, b in skeleton.model.state_dict().items() if name not in wanted}
+    optional = {name for name in skeleton.tie if skeleton.tie[name] in specs}
+    faults = [
+        f"{name}: missing from the checkpoint, {list(shape)} by config.json"
+        for name, shape in wanted.items()
+        if name not in specs and name not in optional
+    ]
+    faults += [f"{name}: not in the model that config.json describes" for name in specs if name not in wanted]
+    return faults + [
+        f"{name}: {list(specs[name].shape)} in the checkpoint, {list(shape)} by config.json"
+        for name, shape in wanted.items()
+        if name in specs and specs[name].shape != shape
+    ]

@@ -1,0 +1,119 @@
+"""The files around the weights: config.json patched, quantize_config.json, tokenizer and generation files copied."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llamaconv.config import ModelConfig
+from llamaconv.digests import sha256_file
+from llamaconv.plan.quantization import Selection
+from llamaconv.quantizers.base import Quantizer
+from llamaconv.sinks.manifest import write_json
+
+__all__ = ["companions", "gptq_config", "patched_config", "quantization_config", "write_companions"]
+
+# What makes a directory of weights a model: every one that exists is copied.
+_COMPANIONS = (
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "LICENSE",
+    "LICENSE.txt",
+    "LICENSE.md",
+    "NOTICE",
+    "USE_POLICY.md",
+)
+
+
+def companions(directory: Path) -> list[Path]:
+    """The files of a model directory that belong to the model whatever its weights are."""
+    found = [directory / name for name in _COMPANIONS if (directory / name).is_file()]
+    return found + sorted((directory / "additional_chat_templates").glob("*.jinja"))
+
+
+def patched_config(
+    config: ModelConfig, quantization: Mapping[str, Any], dtype: torch.dtype | None
+) -> dict[str, Any]:
+    """The source's config.json with ``quantization_config``, and the rope base in both forms.
+
+    transformers 5 reads ``rope_parameters``, 4.57 reads ``rope_theta`` and ``rope_scaling`` and would silently take
+    10000 for a base it does not find. Everything else stays as it was written.
+    """
+    patched = dict(config.raw)
+    if config.rope_theta is not None:
+        patched.setdefault("rope_theta", config.rope_theta)
+        scaling = dict(config.rope_scaling or {})
+        if "rope_parameters" not in patched:
+            patched["rope_parameters"] = {"rope_type": "default", **scaling, "rope_theta": config.rope_theta}
+        if scaling and patched.get("rope_scaling") is None:
+            patched["rope_scaling"] = {key: value for key, value in scaling.items() if key != "rope_theta"}
+    if dtype is not None:
+        name = str(dtype).removeprefix("torch.")
+        patched |= {key: name for key in ("dtype", "torch_dtype")}
+    return patched | {"quantization_config": dict(quantization)}
+
+
+def quantization_config(
+    quantizer: Quantizer, selection: Selection, block_names: Sequence[str], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """config.json's ``quantization_config``: the quantizer's own facts, and how left-out layers are named."""
+    config = quantizer.config()
+    if config["quant_method"] == "bitsandbytes":
+        # transformers leaves the head alone by itself only where no list is given.
+        return config | {"llm_int8_skip_modules": [*(["lm_head"] if selection.head is None else []), *selection.skipped]}
+    return gptq_config(config, selection, block_names, settings)
+
+
+def gptq_config(
+    config: dict[str, Any], selection: Selection, block_names: Sequence[str], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The GPTQ configuration as AutoGPTQ, GPTQModel, vLLM, optimum and transformers read it.
+
+    GPTQModel and vLLM learn from ``dynamic`` which layers are dense. transformers and optimum ignore it and replace
+    every linear layer of a block whose name does not end in one of ``modules_in_block_to_quantize``.
+    """
+    config |= {
+        "damp_percent": settings["damping"],
+        "lm_head": selection.head is not None,
+        "modules_in_block_to_quantize": [[layer] for layer in dict.fromkeys(sum(selection.blocks, ()))],
+        "meta": {"quantizer": [f"llamaconv:{settings['version']}"]},
+    }
+    if selection.skipped:
+        config["dynamic"] = {f"-:^{name.replace('.', chr(92) + '.')}$": {} for name in selection.skipped}
+    return config
+
+
+def write_companions(source: Path, out: Path, config: Mapping[str, Any]) -> dict[str, str]:
+    """Write config.json (and quantize_config.json for GPTQ), copy the rest.
+
+    Returns:
+        sha256 of each file written, by its name relative to ``out``.
+    """
+    written = []
+    for path in companions(source):
+        target = out / path.relative_to(source)
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, target)
+        written.append(target)
+    write_json(out / "config.json", config)
+    written.append(out / "config.json")
+    quantization = config["quantization_config"]
+    if quantization["quant_method"] == "gptq":
+        write_json(out / "quantize_config.json", quantization)
+        written.append(out / "quantize_config.json")
+    return {str(path.relative_to(out)): sha256_file(path) for path in sorted(written)}
+
+

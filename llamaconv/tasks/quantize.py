@@ -1,0 +1,342 @@
+"""Quantize a checkpoint: one decoder block in memory at a time, straight into final shards."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Literal
+
+import torch
+
+from llamaconv.calibration import CalibrationSet, load_calibration
+from llamaconv.digests import sha256_file
+from llamaconv.errors import UnsupportedError, UsageError
+from llamaconv.execute import execute
+from llamaconv.memory import available_memory, peak_rss
+from llamaconv.model.stage_quantizer import StageQuantizer
+from llamaconv.model.stream import LayerReport, Stream
+from llamaconv.plan.base import Plan
+from llamaconv.plan.quantization import Selection, plan_quantization, select_layers
+from llamaconv.progress import Report, silent
+from llamaconv.quantizers.base import Quantizer
+from llamaconv.quantizers.grids import ScaleRule
+from llamaconv.quantizers.modes import quantizer_for_mode
+from llamaconv.sinks.publish import Publication, require_apart
+from llamaconv.sinks.safetensors import ShardedWriter
+from llamaconv.tasks.loading import LoadedModel, choose_device, choose_workers, load_model
+from llamaconv.tasks.model_directory import companions, patched_config, quantization_config, write_companions
+from llamaconv.tasks.provenance import libraries, version
+from llamaconv.tasks.runtimes import runtimes
+
+__all__ = ["QuantizeResult", "QuantizeSettings", "plan", "quantize"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class QuantizeSettings:
+    """What to do and how.
+
+    Attributes:
+        mode: ``gptq.int4|int8|int3|int2`` or ``llm.int8``.
+        group_size: Columns that share a scale, -1 for all.
+        symmetric: Zero point in the middle of the codes.
+        act_order: Quantize columns in the order of falling Hessian diagonal.
+        damping: Fraction of the Hessian's mean diagonal added to its diagonal.
+        scales: ``"search"`` for the least weighted error, ``"minmax"`` to cover the whole range.
+        sweeps: Passes of coordinate descent over scales and codes after GPTQ's walk.
+        lm_head: Quantize the head too.
+        skip: Glob patterns on full layer names; what matches stays dense.
+        calibration: File, or None for the built-in corpus.
+        samples, seq_len: Sequences and their length; ``seq_len`` None is 2,048 or the model's maximum.
+        seed: Of the documents' order.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:N"``.
+        dtype: Of what stays dense: ``"keep"`` or a dtype's name.
+        compute_dtype: Of forwards: ``"auto"`` or a dtype's name.
+        threads: Worker threads; never changes a bit of the result.
+        max_shard_size: Bytes.
+        fallback: ``"rtn"`` rounds to nearest where a Hessian cannot be factored; None fails.
+        overwrite: Replace what is at the destination.
+    """
+
+    mode: str
+    group_size: int = 128
+    symmetric: bool = True
+    act_order: bool = False
+    damping: float = 0.01
+    scales: ScaleRule = "search"
+    sweeps: int = 3
+    lm_head: bool = False
+    skip: tuple[str, ...] = ()
+    calibration: str | None = None
+    samples: int = 128
+    seq_len: int | None = None
+    seed: int = 0
+    device: str = "auto"
+    dtype: str = "keep"
+    compute_dtype: str = "auto"
+    threads: int | None = None
+    max_shard_size: int = 5_000_000_000
+    fallback: Literal["rtn"] | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class QuantizeResult:
+    """What came of it.
+
+    Attributes:
+        out: The checkpoint.
+        mode: How it was quantized.
+        share_quantized: Quantized parameters over all 2-D parameters of the decoder blocks.
+        layers: What became of each layer.
+        shards: Weight files.
+        bytes: Of tensor data.
+        bits_per_weight: Of the quantized layers, with scales, zero points and indices.
+        notes: What the user should know.
+        runtimes: ``"yes"`` per runtime, or why not.
+        seconds: Of the whole run; ``stage_seconds`` per kind of work.
+        peak_rss: Of the whole process, bytes.
+    """
+
+    out: Path
+    mode: str
+    share_quantized: float
+    layers: tuple[LayerReport, ...]
+    shards: int
+    bytes: int
+    bits_per_weight: float
+    notes: tuple[str, ...]
+    runtimes: Mapping[str, str]
+    seconds: float
+    stage_seconds: Mapping[str, float]
+    peak_rss: int
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-safe form."""
+        return asdict(self) | {"out": str(self.out)}
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """All that is known before data is touched."""
+
+    model: LoadedModel
+    quantizer: Quantizer
+    selection: Selection
+    calibration: CalibrationSet | None
+    plan: Plan
+    workers: int
+    device: torch.device
+    notes: tuple[str, ...] = field(default=())
+
+
+def plan(source: Path, out: Path, settings: QuantizeSettings) -> Plan:
+    """What :func:`quantize` would do, with its size, memory and arithmetic; writes nothing."""
+    require_apart(source, out)
+    return _prepare(source, settings).plan
+
+
+def quantize(source: Path, out: Path, settings: QuantizeSettings, report: Report = silent) -> QuantizeResult:
+    """Quantize the checkpoint at ``source`` into the directory ``out``, which appears when it is whole.
+
+    Raises:
+        UsageError: Settings that contradict each other or the files.
+        InputError: A source or calibration data that cannot be used.
+        OutputError: A destination that cannot take the result.
+        NumericalError: A layer that cannot be quantized.
+    """
+    begun = perf_counter()
+    require_apart(source, out)
+    prepared = _prepare(source, settings)
+    plan, model = prepared.plan, prepared.model
+    directory = model.checkpoint.directory
+    extra = sum(path.stat().st_size for path in companions(directory)) + 1_000_000
+    with ExitStack() as stack:
+        publication = stack.enter_context(Publication(out, settings.overwrite, plan.output_bytes + extra))
+        hashing = stack.enter_context(_background())
+        source_digests = {path.name: hashing.submit(sha256_file, path) for path in _source_files(model)}
+        stream = Stream(
+            stack.enter_context(choose_workers(prepared.workers, prepared.device)), prepared.device, report
+        )
+        writer = ShardedWriter(publication.directory, plan.shards)
+        stack.callback(writer.abort)
+        execute(plan, model.checkpoint.reader, writer, stream, "quantizing")
+        digests = writer.finish()
+        quantization = quantization_config(
+            prepared.quantizer,
+            prepared.selection,
+            model.skeleton.block_names,
+            {"damping": settings.damping, "version": version()},
+        )
+        config = patched_config(model.config, quantization, _output_dtype(settings))
+        digests |= write_companions(directory, publication.directory, config)
+        publication.commit(_manifest(prepared, settings, stream.layers, source_digests, digests))
+    return _result(out, prepared, stream, perf_counter() - begun)
+
+
+def _prepare(source: Path, settings: QuantizeSettings) -> _Prepared:
+    quantizer = quantizer_for_mode(
+        settings.mode,
+        group_size=settings.group_size,
+        symmetric=settings.symmetric,
+        act_order=settings.act_order,
+        scales=settings.scales,
+        sweeps=settings.sweeps,
+    )
+    model = load_model(source, settings.compute_dtype)
+    if model.quantizer is not None:
+        raise UnsupportedError(
+            f"{model.checkpoint.directory}: already quantized ({model.quantizer.mode})",
+            hint="Quantize the dense checkpoint it was made from.",
+        )
+    specs = model.specs
+    selection = select_layers(model.skeleton, specs, quantizer, settings.skip, settings.lm_head)
+    device = choose_device(settings.device)
+    workers = choose_workers(settings.threads, device).count
+    calibration = _calibration(model, settings) if quantizer.calibrated else None
+    stage_quantizer = StageQuantizer(quantizer, settings.damping, settings.act_order, settings.fallback is not None)
+    plan = plan_quantization(
+        model.skeleton,
+        specs,
+        selection,
+        stage_quantizer if calibration else None,
+        quantizer,
+        calibration.sequences if calibration else (),
+        dtype=_output_dtype(settings),
+        max_shard_size=settings.max_shard_size,
+        workers=workers,
+        memory=available_memory(),
+    )
+    notes = (*plan.notes, *(calibration.notes if calibration else ()), *_few_tokens(calibration, selection, specs, model))
+    for note in notes:
+        logger.warning(note)
+    return _Prepared(model, quantizer, selection, calibration, plan, workers, device, notes)
+
+
+def _calibration(model: LoadedModel, settings: QuantizeSettings) -> CalibrationSet:
+    return load_calibration(
+        settings.calibration,
+        directory=model.checkpoint.directory,
+        vocab_size=model.config.vocab_size,
+        max_positions=model.config.max_positions,
+        samples=settings.samples,
+        seq_len=settings.seq_len,
+        seed=settings.seed,
+    )
+
+
+def _few_tokens(
+    calibration: CalibrationSet | None, selection: Selection, specs: Mapping[str, Any], model: LoadedModel
+) -> list[str]:
+    """A Hessian of K columns from fewer than 4 K tokens is mostly damping."""
+    if calibration is None:
+        return []
+    widest = max(
+        specs[f"{block}.{layer}.weight"].shape[1]
+        for block, layers in zip(model.skeleton.block_names, selection.blocks, strict=True)
+        for layer in layers
+    )
+    if calibration.tokens >= 4 * widest:
+        return []
+    return [
+        f"{calibration.tokens:,} calibration tokens are fewer than four times the widest input ({widest:,} columns): "
+        "expect a worse result than with more"
+    ]
+
+
+def _output_dtype(settings: QuantizeSettings) -> torch.dtype | None:
+    if settings.dtype == "keep":
+        return None
+    dtype = getattr(torch, settings.dtype, None)
+    if dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        raise UsageError(f"unknown dtype {settings.dtype!r}", hint="Use keep, float32, float16 or bfloat16.")
+    return dtype  # type: ignore[no-any-return]
+
+
+def _source_files(model: LoadedModel) -> list[Path]:
+    directory = model.checkpoint.directory
+    return [*model.checkpoint.reader.files, directory / "config.json", *companions(directory)]
+
+
+def _background() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, "llamaconv-hash")
+
+
+def _manifest(
+    prepared: _Prepared,
+    settings: QuantizeSettings,
+    layers: Sequence[LayerReport],
+    source: Mapping[str, Future[str]],
+    outputs: Mapping[str, str],
+) -> dict[str, Any]:
+    """llamaconv.json: no paths, no times, nothing that two runs could disagree on."""
+    calibration = prepared.calibration
+    chosen = asdict(settings)
+    for irrelevant in ("device", "threads", "overwrite", "calibration"):
+        del chosen[irrelevant]
+    chosen["compute_dtype"] = str(prepared.model.skeleton.dtype).removeprefix("torch.")
+    if calibration is None:
+        for unused in ("samples", "seq_len", "seed", "compute_dtype", "group_size", "symmetric", "act_order", "damping", "scales", "sweeps", "fallback"):
+            del chosen[unused]
+    return {
+        "tool": "llamaconv",
+        "version": version(),
+        "libraries": libraries("bitsandbytes" if calibration is None else "numba"),
+        "task": "quantize",
+        "settings": chosen,
+        "source": {name: digest.result() for name, digest in sorted(source.items())},
+        "calibration": None
+        if calibration is None
+        else {
+            "name": calibration.name,
+            "sha256": calibration.sha256,
+            "sequences": len(calibration.sequences),
+            "tokens": calibration.tokens,
+        },
+        "share_quantized": prepared.selection.share,
+        "layers": [
+            {
+                "name": layer.name,
+                "mode": layer.mode,
+                "group_size": settings.group_size if calibration else None,
+                "error": layer.error,
+                "damping": layer.damping,
+                "damping_raises": layer.damping_raises,
+                "fallback": layer.fallback,
+            }
+            for layer in layers
+        ],
+        "notes": [note for note in prepared.notes if note not in prepared.plan.notes],
+        "outputs": dict(sorted(outputs.items())),
+    }
+
+
+def _result(out: Path, prepared: _Prepared, stream: Stream, seconds: float) -> QuantizeResult:
+    plan, specs = prepared.plan, prepared.model.specs
+    quantized = {layer.name for layer in stream.layers}
+    stored = [spec for step in plan.steps for spec in step.writes]
+    bits = 8 * sum(
+        spec.nbytes
+        for spec in stored
+        if spec.name.rpartition(".")[0] in quantized and spec.name.rpartition(".")[2] in prepared.quantizer.suffixes
+    )
+    return QuantizeResult(
+        out=out,
+        mode=prepared.quantizer.mode,
+        share_quantized=prepared.selection.share,
+        layers=tuple(stream.layers),
+        shards=len(plan.shards),
+        bytes=plan.output_bytes,
+        bits_per_weight=bits / sum(specs[f"{name}.weight"].numel for name in quantized),
+        notes=prepared.notes,
+        runtimes=runtimes(prepared.quantizer, prepared.selection, specs, prepared.model.skeleton.block_names),
+        seconds=seconds,
+        stage_seconds=dict(stream.seconds),
+        peak_rss=peak_rss(),
+    )

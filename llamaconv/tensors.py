@@ -1,0 +1,50 @@
+"""What a tensor is before it is read: a name, a shape, a dtype, and a way to get the data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["LazyTensor", "TensorSpec"]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, shape and dtype of a tensor whose data may not exist yet."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def numel(self) -> int:
+        """Number of elements (1 for a scalar)."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the data in bytes."""
+        return self.numel * self.dtype.itemsize
+
+    @classmethod
+    def of(cls, name: str, tensor: Tensor) -> TensorSpec:
+        """The spec of an existing tensor (a meta tensor will do)."""
+        return cls(name, tuple(tensor.shape), tensor.dtype)
+
+    def __str__(self) -> str:
+        return f"{self.name} {list(self.shape)} {str(self.dtype).removeprefix('torch.')}"
+
+
+@dataclass(frozen=True)
+class LazyTensor:
+    """A tensor that is read when, and only when, ``read()`` is called.
+
+    ``read`` returns a new CPU tensor that the caller owns, with exactly the spec's shape and dtype.
+    """
+
+    spec: TensorSpec
+    read: Callable[[], Tensor]

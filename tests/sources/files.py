@@ -1,0 +1,44 @@
+"""Safetensors files byte by byte, so that tests can make broken ones; tensors of any dtype."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llamaconv.tensors import TensorSpec
+
+
+def write_raw(path: Path, header: object, data: bytes = b"") -> Path:
+    """Write a length, a header (bytes as they are, anything else as JSON) and data."""
+    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(len(raw).to_bytes(8, "little") + raw + data)
+    return path
+
+
+def entry(shape: list[int], begin: int, end: int, dtype: str = "F32") -> dict[str, Any]:
+    """One tensor's entry in a header."""
+    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+
+
+def write_index(path: Path, weight_map: dict[str, str]) -> Path:
+    """Write an index.json."""
+    path.write_text(json.dumps({"metadata": {"total_size": 0}, "weight_map": weight_map}))
+    return path
+
+
+def bits(tensor: Tensor) -> bytes:
+    """The tensor's own memory, whatever its dtype; NaN equals NaN this way."""
+    return tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+
+
+def random_tensor(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> Tensor:
+    """Any bits at all, but for booleans, which are 0 or 1."""
+    spec = TensorSpec("", shape, dtype)
+    generator = torch.Generator().manual_seed(seed)
+    high = 2 if dtype is torch.bool else 256
+    raw = torch.randint(0, high, (spec.nbytes,), dtype=torch.uint8, generator=generator)
+    return raw.view(dtype).reshape(shape)
