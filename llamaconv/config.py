@@ -193,8 +193,7 @@ def _kv_heads(keys: _Keys, defaults: _Defaults, faults: list[str]) -> int:
         kv_heads = (None if said else defaults.kv_heads) or keys.num_attention_heads
     if keys.num_attention_heads % kv_heads:
         faults.append(
-            f"num_attention_heads is {keys.num_attention_heads}, not a multiple of num_key_value_heads, "
-            f"{kv_heads}"
+            f"num_attention_heads is {keys.num_attention_heads}, not a multiple of num_key_value_heads, {kv_heads}"
         )
     return kv_heads
 
@@ -223,9 +222,7 @@ def _rope(
     places: dict[str, Any] = {place: raw.get(place) or {} for place in ("rope_parameters", "rope_scaling")}
     if any(isinstance(value, dict) for values in places.values() for value in values.values()):
         return raw.get("rope_theta"), None  # each type of layer has parameters of its own
-    said = [
-        (key, value, f"{place}.{key}") for place, values in places.items() for key, value in values.items()
-    ]
+    said = [(key, value, f"{place}.{key}") for place, values in places.items() for key, value in values.items()]
     said.append(("rope_theta", raw.get("rope_theta"), "rope_theta"))
     merged: dict[str, Any] = {}
     origin: dict[str, str] = {}

@@ -34,6 +34,7 @@ _OTHERS = (
 )
 # Any text will do that gives a token; no vocabulary lacks all of these.
 _PROBES = ("a", "0", "the", "\u4e00")
+_REASON = 200  # characters of another library's message that a message of ours repeats
 
 
 class _Backend(Protocol):
@@ -186,6 +187,7 @@ def _needs_code(directory: Path) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """The error's first line, which says enough; transformers adds paragraphs of advice."""
+    """The beginning of the error's first line: transformers adds paragraphs of advice, and lists of all models."""
     lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".:") if lines else type(error).__name__
+    line = lines[0].rstrip(".:") if lines else type(error).__name__
+    return line if len(line) <= _REASON else line[:_REASON].rsplit(" ", 1)[0] + " …"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -20,6 +20,7 @@ from llamaconv.cli.options import (
 )
 from llamaconv.cli.output import Screen
 from llamaconv.cli.tables import facts, number, percent, size
+from llamaconv.errors import GateError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -46,9 +47,7 @@ if TYPE_CHECKING:
 )
 @threads_option
 @click.option("--max-kl", type=FiniteRange(min=0), help="Gate: highest mean KL, in nats; exit 8 above.")
-@click.option(
-    "--max-ppl-ratio", type=FiniteRange(min=0), help="Gate: highest perplexity ratio; exit 8 above."
-)
+@click.option("--max-ppl-ratio", type=FiniteRange(min=0), help="Gate: highest perplexity ratio; exit 8 above.")
 @screened
 def command(model: Path, screen: Screen, **settings: Any) -> None:
     """Measure the perplexity of MODEL and, with --against, how far it is from a reference.
@@ -58,23 +57,28 @@ def command(model: Path, screen: Screen, **settings: Any) -> None:
     """
     from llamaconv.tasks.evaluate import EvaluateSettings, evaluate
 
-    with screen.progress() as report:
-        evaluation = evaluate(model, EvaluateSettings(**settings), report)
+    try:
+        with screen.progress() as report:
+            evaluation = evaluate(model, EvaluateSettings(**settings), report)
+    except GateError as missed:
+        if not screen.json:  # there the error holds the figures
+            screen.result(cast("Mapping[str, Any]", missed.facts["evaluation"]), _tables)
+        raise
     screen.result(evaluation.to_json(), _tables)
 
 
-def _tables(evaluation: Mapping[str, Any]) -> Iterator[Table]:
-    compared = evaluation["against"] is not None
+def _tables(figures: Mapping[str, Any]) -> Iterator[Table]:
+    compared = figures["against"] is not None
     yield facts(
         (
-            ("model", evaluation["model"]),
-            ("against", evaluation["against"]),
-            ("data", f"{evaluation['data']}, {evaluation['tokens']:,} tokens"),
-            ("perplexity", number(evaluation["perplexity"], 6)),
-            ("  reference", number(evaluation["reference_perplexity"], 6) if compared else None),
-            ("  ratio", number(evaluation["ppl_ratio"], 6) if compared else None),
-            ("mean KL", f"{number(evaluation['kl'])} nats" if compared else None),
-            ("top-1 agreement", percent(evaluation["top1"]) if compared else None),
-            ("took", f"{evaluation['seconds']:.1f} s, {size(evaluation['peak_rss'])} of memory"),
+            ("model", figures["model"]),
+            ("against", figures["against"]),
+            ("data", f"{figures['data']}, {figures['tokens']:,} tokens"),
+            ("perplexity", number(figures.get("perplexity"), 6)),
+            ("  reference", number(figures.get("reference_perplexity"), 6) if compared else None),
+            ("  ratio", number(figures.get("ppl_ratio"), 6) if compared else None),
+            ("mean KL", f"{number(figures.get('kl'))} nats" if compared else None),
+            ("top-1 agreement", percent(figures.get("top1")) if compared else None),
+            ("took", f"{figures['seconds']:.1f} s, {size(figures['peak_rss'])} of memory"),
         )
     )

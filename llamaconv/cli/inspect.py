@@ -10,7 +10,7 @@ import click
 
 from llamaconv.cli.options import PATH, screened
 from llamaconv.cli.output import Screen
-from llamaconv.cli.tables import amount, facts, grid, size
+from llamaconv.cli.tables import amount, facts, grid, percent, plural, size
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -23,8 +23,92 @@ if TYPE_CHECKING:
 def command(path: Path, tensors: bool, screen: Screen) -> None:
     """Say what the checkpoint PATH holds, from its headers alone: size is no matter.
 
-    PATH is a directory, a model.safetensors or its index.json.
+    PATH is a directory, a .safetensors file or an index.json.
     """
     from llamaconv.tasks.inspect import inspect
 
-    screen.result(inspect(path).to_json(), _tables)
+    screen.result(inspect(path).to_json(tensors=tensors), _tables)
+
+
+def _tables(found: Mapping[str, Any]) -> Iterator[RenderableType]:
+    shards, faults = found["shards"], found["faults"]
+    yield facts(
+        (
+            ("path", found["path"]),
+            ("family", _family(found)),
+            ("shape", _shape(found)),
+            ("parameters", "unknown" if found["parameters"] is None else amount(found["parameters"])),
+            ("tensors", f"{size(found['bytes'])} in {plural(len(shards), 'shard')}"),
+            ("dtypes", ", ".join(f"{name} {size(stored)}" for name, stored in found["dtypes"].items())),
+            ("quantization", _quantization(found["quantization"])),
+            ("output head", _head(found["tied"], found["head_stored"])),
+            ("config.json", _agreement(found["compared"], faults)),
+            *(("", fault) for fault in faults),
+        )
+    )
+    if len(shards) > 1:
+        yield ""
+        yield grid(
+            ("shard", "tensors", "size"),
+            [(shard["file"], f"{shard['tensors']:,}", size(shard["bytes"])) for shard in shards],
+        )
+    if "tensors" in found:
+        yield ""
+        yield grid(
+            ("tensor", "dtype", "shape", "size"),
+            [
+                (tensor["name"], tensor["dtype"], str(tensor["shape"]), size(tensor["bytes"]))
+                for tensor in found["tensors"]
+            ],
+            left=2,
+        )
+
+
+def _family(found: Mapping[str, Any]) -> str | None:
+    named = ", ".join(found["architectures"] or ())
+    kind = found["family"] or (found["model_type"] and f"{found['model_type']} (no family of ours)")
+    return kind and (f"{kind}, {named}" if named else kind)
+
+
+def _shape(found: Mapping[str, Any]) -> str | None:
+    if found["layers"] is None:
+        return None
+    return (
+        f"{plural(found['layers'], 'layer')}, width {found['hidden_size']}, MLP {found['intermediate_size']}, "
+        f"{found['heads']} heads of {found['head_dim']} ({found['kv_heads']} for keys and values), "
+        f"vocabulary {found['vocab_size']}"
+    )
+
+
+def _quantization(quantization: Mapping[str, Any] | None) -> str:
+    if quantization is None:
+        return "none"
+    group = quantization["group_size"]
+    parts = [
+        quantization["method"],
+        None if quantization["bits"] is None else f"{quantization['bits']:g} bits",
+        None if group is None else "a group per row" if group < 1 else f"groups of {group}",
+        {True: "symmetric", False: "asymmetric", None: None}[quantization["sym"]],
+        "act-order" if quantization["desc_act"] else None,
+        quantization["bnb_4bit_quant_type"],
+        quantization["checkpoint_format"] and f"format {quantization['checkpoint_format']}",
+    ]
+    said = ", ".join(part for part in parts if part)
+    if quantization["share"] is None:
+        return said
+    share = f"{percent(quantization['share'])} of the blocks' weights"
+    return f"{said}; {plural(quantization['layers'], 'layer')}, {share}"
+
+
+def _head(tied: bool | None, stored: bool) -> str | None:
+    if tied is None:
+        return "stored" if stored else None
+    if tied:
+        return "tied to the embedding" + (", and stored too" if stored else "")
+    return "of its own" if stored else "missing"
+
+
+def _agreement(compared: bool, faults: list[str]) -> str:
+    if faults:
+        return "disagrees with the tensors:"
+    return "agrees with every tensor" if compared else "not compared"

@@ -48,11 +48,7 @@ def logs(verbose: bool) -> Iterator[None]:
     before = ours.level, ours.propagate
     # With a handler at the root, Python does not fall back to printing the warnings of unconfigured loggers.
     others: logging.Handler = handler if verbose else logging.NullHandler()
-    added = {
-        name: value
-        for name, value in {**_ALWAYS, **({} if verbose else _HUSH)}.items()
-        if name not in os.environ
-    }
+    added = {name: value for name, value in {**_ALWAYS, **({} if verbose else _HUSH)}.items() if name not in os.environ}
     with warnings.catch_warnings():
         if not verbose and not sys.warnoptions:
             warnings.simplefilter("ignore")

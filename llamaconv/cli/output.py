@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import sys
@@ -12,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from llamaconv.cli.errors import Failure
 from llamaconv.cli.progress import progress
-from llamaconv.cli.streams import emit, flushed, note
-from llamaconv.errors import DiskFullError
+from llamaconv.cli.streams import emit, note, reader_gone
+from llamaconv.errors import OutputError
 from llamaconv.progress import Report
 
 if TYPE_CHECKING:
@@ -50,14 +51,14 @@ class Screen:
             render: Makes of it what a person reads.
 
         Raises:
-            DiskFullError: stdout is a file, and it takes no more.
+            OutputError: stdout is a file, and it cannot be written.
         """
         emit(as_json(result) if self.json else _rendered(render(result)))
 
 
 def fail(failure: Failure, *, json: bool) -> int:
     """Print an error, on stdout too where its reader is a machine, and return the exit code."""
-    if failure.type == BrokenPipeError.__name__ and not flushed(sys.stdout):
+    if failure.type == BrokenPipeError.__name__ and reader_gone():
         return 0  # whoever read the help has read enough
     if failure.before:
         note(failure.before)
@@ -65,7 +66,7 @@ def fail(failure: Failure, *, json: bool) -> int:
     if failure.hint:
         note(failure.hint, label="Hint: ", color="cyan")
     if json:
-        with suppress(DiskFullError):  # the exit code tells of the error that came first
+        with suppress(OutputError):  # the exit code tells of the error that came first
             emit(as_json(failure.to_json()))
     return failure.exit_code
 
@@ -90,14 +91,17 @@ def _rendered(parts: Iterable[RenderableType]) -> str:
     from rich.console import Console
 
     terminal = sys.stdout is not None and sys.stdout.isatty()
+    encoding = (sys.stdout and sys.stdout.encoding) or "utf-8"  # decides what lines are drawn with
+    page = io.TextIOWrapper(io.BytesIO(), encoding, "backslashreplace")
     console = Console(
+        file=page,
         width=None if terminal else _UNBOUNDED,
         force_terminal=terminal,
         highlight=False,
         markup=False,
         emoji=False,
     )
-    with console.capture() as captured:
-        for part in parts:
-            console.print(part)
-    return "\n".join(line.rstrip() for line in captured.get().splitlines())
+    for part in parts:
+        console.print(part)
+    page.seek(0)
+    return "\n".join(line.rstrip() for line in page.read().splitlines())

@@ -55,12 +55,8 @@ _GPTQ_ONLY = (
 @click.argument("source", metavar="SRC", type=PATH)
 @click.argument("out", metavar="DST", type=PATH)
 @click.option("--mode", type=click.Choice(_MODES), required=True, help="Method and width.")
-@click.option(
-    "--group-size", type=group_size, default=128, metavar="N", help="Columns that share a scale; -1 for all."
-)
-@click.option(
-    "--sym/--asym", "symmetric", default=True, help="Zero point in the middle of the codes, or fitted."
-)
+@click.option("--group-size", type=group_size, default=128, metavar="N", help="Columns that share a scale; -1 for all.")
+@click.option("--sym/--asym", "symmetric", default=True, help="Zero point in the middle of the codes, or fitted.")
 @click.option("--act-order", is_flag=True, help="Quantize the columns with the largest inputs first.")
 @click.option(
     "--damp",
@@ -91,13 +87,9 @@ _GPTQ_ONLY = (
     show_default="built-in corpus",
     help=".txt, .jsonl, or token ids in .npy or .safetensors.",
 )
-@click.option(
-    "--samples", type=click.IntRange(min=1), default=128, metavar="N", help="Calibration sequences."
-)
+@click.option("--samples", type=click.IntRange(min=1), default=128, metavar="N", help="Calibration sequences.")
 @seq_len_option
-@click.option(
-    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, metavar="N", help="Of the documents' order."
-)
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, metavar="N", help="Of the documents' order.")
 @device_option
 @click.option(
     "--dtype", type=click.Choice(["keep", *DTYPES]), default="keep", help="Of what stays dense in the output."
@@ -116,14 +108,10 @@ _GPTQ_ONLY = (
     help="Round to nearest where a Hessian cannot be factored; without it, such a layer ends the run.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace DST if it holds something.")
-@click.option(
-    "--dry-run", is_flag=True, help="Print the plan with its bytes, memory and FLOPs; write nothing."
-)
+@click.option("--dry-run", is_flag=True, help="Print the plan with its bytes, memory and FLOPs; write nothing.")
 @click.option("--report", "report_path", type=PATH, metavar="FILE", help="Write figures and timings as JSON.")
 @screened
-def command(
-    source: Path, out: Path, dry_run: bool, report_path: Path | None, screen: Screen, **settings: Any
-) -> None:
+def command(source: Path, out: Path, dry_run: bool, report_path: Path | None, screen: Screen, **settings: Any) -> None:
     """Quantize the checkpoint SRC into the directory DST, which appears when it is whole.
 
     SRC is a directory, a model.safetensors or its index.json. One decoder block is in memory at a time.
@@ -150,8 +138,7 @@ def _require_sense(out: Path, dry_run: bool, report_path: Path | None, settings:
         idle = [
             "/".join((*option.opts, *option.secondary_opts))
             for option in context.command.params
-            if option.name in _GPTQ_ONLY
-            and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
+            if option.name in _GPTQ_ONLY and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
         ]
         if idle:
             refuse(f"Without effect with --mode llm.int8: {', '.join(idle)}.")

@@ -33,10 +33,10 @@ def report_file(path: Path | None) -> Iterator[Callable[[str], None]]:
         yield lambda text: None
         return
     place = Path(os.path.realpath(path))  # what a link leads to is replaced, not the link
-    if place.exists() and not place.is_file():
-        raise OutputError(
-            f"{path}: not a regular file.", hint="Give --report the name of a file.", file=str(path)
-        )
+    with writing(path):
+        usable = place.is_file() or not place.exists()
+    if not usable:
+        raise OutputError(f"{path}: not a regular file.", hint="Give --report the name of a file.", file=str(path))
     begun = place.with_name(f".{place.name}.{os.getpid()}.partial")
 
     def write(text: str) -> None:

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import sys
 from contextlib import suppress
 from typing import TextIO
 
 import click
 
-from llamaconv.errors import DiskFullError, printable
+from llamaconv.errors import OutputError, printable
 
-__all__ = ["emit", "flushed", "note", "settle"]
+__all__ = ["emit", "note", "reader_gone", "settle"]
 
 
 def emit(text: str) -> None:
     """Write ``text`` and a newline to stdout. A reader that has gone away is no error: the work is done.
 
     Raises:
-        DiskFullError: stdout is a file, and it takes no more.
+        OutputError: stdout is a file, and it cannot be written.
     """
     try:
         _write(sys.stdout, text)
@@ -27,7 +28,7 @@ def emit(text: str) -> None:
         _abandon(sys.stdout)
     except OSError as error:
         _abandon(sys.stdout)
-        raise DiskFullError(f"standard output: {error.strerror}.") from error
+        raise OutputError(f"standard output: {error.strerror}.") from error
 
 
 def note(text: str, *, label: str = "", color: str = "yellow") -> None:
@@ -41,20 +42,24 @@ def note(text: str, *, label: str = "", color: str = "yellow") -> None:
         _write(sys.stderr, label + printable(text))
 
 
-def flushed(stream: TextIO | None) -> bool:
-    """Flush ``stream``; False if it cannot be written any more."""
+def reader_gone() -> bool:
+    """Whether stdout is a pipe that nobody reads any more."""
     try:
-        if stream is not None:
-            stream.flush()
-    except OSError:
+        descriptor = sys.stdout.fileno()
+    except (AttributeError, OSError):  # closed, or no file
         return False
-    return True
+    poll = select.poll()
+    poll.register(descriptor, 0)  # errors are told unasked
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def settle() -> None:
     """Flush both streams, so that the interpreter's own flush at exit has nothing left to complain of."""
     for stream in (sys.stdout, sys.stderr):
-        if not flushed(stream):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
             _abandon(stream)
 
 

@@ -10,12 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 
-
 import torch
 from torch import Tensor
 
 from llamaconv.model.dense import read_finite
-from llamaconv.model.skeleton import Skeleton, put
+from llamaconv.model.skeleton import Skeleton, clear, put
 from llamaconv.model.staged import forward
 from llamaconv.model.stream import Stream, record_lengths
 from llamaconv.progress import Progress
@@ -54,11 +53,6 @@ class Evaluated:
         for name in names:
             put(self.skeleton.model, name, self.parameter(name).to(device, self.skeleton.dtype))
 
-    def clear(self, names: Sequence[str]) -> None:
-        """Give parameters back."""
-        for name in names:
-            put(self.skeleton.model, name, self.skeleton.model.get_parameter(name).to("meta"))
-
     @contextmanager
     def head(self, device: torch.device) -> Iterator[Callable[[Tensor, Tensor], Tensor]]:
         """The function from last hidden states and positions to logits, with its weights in place."""
@@ -69,7 +63,7 @@ class Evaluated:
             with self.skeleton.after_blocks() as logits:
                 yield logits
         finally:
-            self.clear(names)
+            clear(self.skeleton.model, names)
 
 
 @dataclass(frozen=True)
@@ -107,7 +101,7 @@ def final_states(model: Evaluated, sequences: Sequence[Tensor], stream: Stream, 
     model.fill(entry, stream.device)
     with skeleton.before_blocks() as embed:
         hidden = stream.workers.map(embed, [sequence.to(stream.device) for sequence in sequences])
-    model.clear(entry)
+    clear(skeleton.model, entry)
     for index, block in enumerate(skeleton.blocks):
         stream.report(Progress(task, index, len(skeleton.blocks), "blocks", skeleton.block_names[index]))
         names = skeleton.block_parameters(index)
@@ -118,7 +112,7 @@ def final_states(model: Evaluated, sequences: Sequence[Tensor], stream: Stream, 
             hidden[sample] = forward(block, hidden[sample], inputs.to(stream.device))  # noqa: B023 - as above
 
         stream.workers.map(run, range(len(hidden)))
-        model.clear(names)
+        clear(skeleton.model, names)
     stream.report(Progress(task, len(skeleton.blocks), len(skeleton.blocks), "blocks"))
     return hidden
 
@@ -177,8 +171,6 @@ def _score_sample(
             int((log_p.argmax(-1) == log_q.argmax(-1)).sum()),
         )
     return total
-
-
 
 
 def _exp(mean: float) -> float:

@@ -7,33 +7,27 @@ no checkpoint holds (rotary frequencies, embedding scales) are computed as the a
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedModel,
+)
 
 from llamaconv.errors import ConfigError, UnsupportedError
+from llamaconv.model.stand_ins import BlockInputs, Inject, Recorder, StandIn, Stop, Stopped, run_until_stopped
 
-__all__ = ["BlockInputs", "Skeleton", "empty", "put"]
+__all__ = ["Skeleton", "clear", "put"]
 
-
-@dataclass(frozen=True)
-class BlockInputs:
-    """What one decoder block receives beside the hidden states: mask, position embeddings, position ids."""
-
-    positional: tuple[Any, ...]
-    keyword: Mapping[str, Any]
-
-    def to(self, device: str | torch.device) -> BlockInputs:
-        """The same with every tensor moved."""
-        return BlockInputs(
-            tuple(_moved(value, device) for value in self.positional),
-            {name: _moved(value, device) for name, value in self.keyword.items()},
-        )
+# Keys of config.json that say nothing of the architecture: how somebody stored it, ran it or would load it.
+_NO_ARCHITECTURE = frozenset({"auto_map", "quantization_config", "attn_implementation", "_attn_implementation"})
 
 
 class Skeleton:
@@ -61,26 +55,26 @@ class Skeleton:
             UnsupportedError: transformers knows no causal language model for this ``model_type``.
             ConfigError: transformers refuses the configuration.
         """
-        raw = {key: value for key, value in config.items() if key not in ("auto_map", "quantization_config")}
+        raw = {key: value for key, value in config.items() if key not in _NO_ARCHITECTURE}
+        kind = raw.get("model_type")
+        if kind not in CONFIG_MAPPING:
+            raise UnsupportedError(
+                f"config.json: transformers knows no model_type {kind!r}",
+                hint="Only architectures that transformers itself holds can be run; remote code never is.",
+            )
         try:
             parsed = AutoConfig.for_model(**raw)
-        except (ValueError, KeyError) as error:
-            raise UnsupportedError(
-                f"config.json: transformers knows no model_type {raw.get('model_type')!r}",
-                hint="Only architectures that transformers itself holds can be run; remote code never is.",
-            ) from error
-        except Exception as error:
-            raise ConfigError(f"config.json: transformers refuses it: {error}") from error
+        except Exception as error:  # each architecture checks in its own way
+            raise _refused(error) from error
+        if type(parsed) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+            raise UnsupportedError(f"config.json: {kind!r} is no causal language model that transformers can build")
         try:
             with _parameters_on_meta():
                 model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call,unused-ignore]
-                    parsed, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
+                    parsed, dtype=dtype, trust_remote_code=False
                 )
-        except ValueError as error:
-            raise UnsupportedError(
-                f"config.json: {raw.get('model_type')!r} is no causal language model that transformers can build: "
-                f"{error}"
-            ) from error
+        except Exception as error:  # KeyError for an unknown activation, AssertionError, RuntimeError for absurd sizes
+            raise _refused(error) from error
         return cls(model.eval().requires_grad_(False), dtype)
 
     def exit_parameters(self) -> tuple[str, ...]:
@@ -92,7 +86,7 @@ class Skeleton:
     @property
     def head(self) -> str | None:
         """Name of the layer that gives the logits (``lm_head``)."""
-        return self._name_of(self.model.get_output_embeddings())  # type: ignore[no-untyped-call]
+        return self._name_of(self.model.get_output_embeddings())
 
     @property
     def tie(self) -> dict[str, str]:
@@ -120,11 +114,11 @@ class Skeleton:
         weights are needed: what lies before the blocks stands in as zeros that take no memory, because nothing
         recorded may depend on the tokens' values.
         """
-        recorders = [_Recorder(block) for block in self.blocks]
+        recorders = [Recorder(block) for block in self.blocks]
         recorders[-1].is_last = True
         tokens = torch.zeros((1, length), dtype=torch.long)
         with self._replaced(recorders), _zeros_for_meta(self.model), torch.inference_mode():
-            _run_until_stopped(self.model, tokens)
+            run_until_stopped(self.model, tokens)
         return tuple(BlockInputs(*recorder.received) for recorder in recorders)
 
     def entry_parameters(self) -> tuple[str, ...]:
@@ -137,10 +131,10 @@ class Skeleton:
             )
             for name in outer
         ]
-        stops = [_Stop(block) for block in self.blocks]
+        stops = [Stop(block) for block in self.blocks]
         try:
             with self._replaced(stops), _zeros_for_meta(self.model), torch.inference_mode():
-                _run_until_stopped(self.model, torch.zeros((1, 1), dtype=torch.long))
+                run_until_stopped(self.model, torch.zeros((1, 1), dtype=torch.long))
         finally:
             for hook in hooks:
                 hook.remove()
@@ -152,8 +146,8 @@ class Skeleton:
 
         The parameters before the blocks must be filled. The function may be called from several threads.
         """
-        with self._replaced([_Stop(block) for block in self.blocks]):
-            yield lambda tokens: _run_until_stopped(self.model, tokens[None])
+        with self._replaced([Stop(block) for block in self.blocks]):
+            yield lambda tokens: run_until_stopped(self.model, tokens[None])
 
     @contextmanager
     def before_head(self) -> Iterator[Callable[[Tensor], Tensor]]:
@@ -164,12 +158,12 @@ class Skeleton:
         head = self.model.get_submodule(self.head or "")
 
         def stop(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            raise _Stopped(arguments[0])
+            raise Stopped(arguments[0])
 
         def head_input(hidden: Tensor) -> Tensor:
             try:
                 logits(hidden, torch.arange(hidden.shape[1], device=hidden.device))
-            except _Stopped as stopped:
+            except Stopped as stopped:
                 return stopped.hidden
             raise AssertionError("the model ran without calling its head")
 
@@ -195,11 +189,11 @@ class Skeleton:
             result: Tensor = output.logits[0]
             return result
 
-        with self._replaced([_Inject(block, injected) for block in self.blocks]):
+        with self._replaced([Inject(block, injected) for block in self.blocks]):
             yield logits
 
     @contextmanager
-    def _replaced(self, stand_ins: Sequence[_StandIn]) -> Iterator[None]:
+    def _replaced(self, stand_ins: Sequence[StandIn]) -> Iterator[None]:
         parent, _, leaf = self._stem.rpartition(".")
         owner = self.model.get_submodule(parent)
         original = getattr(owner, leaf)
@@ -210,16 +204,22 @@ class Skeleton:
             setattr(owner, leaf, original)
 
 
-def empty(module: nn.Module) -> None:
-    """Give a module's weights back: every parameter returns to the meta device."""
-    for name, parameter in list(module.named_parameters()):
-        put(module, name, parameter.to("meta"))
+def clear(module: nn.Module, names: Iterable[str] | None = None) -> None:
+    """Give weights back: the named parameters, or all, return to the meta device."""
+    chosen = [name for name, _ in module.named_parameters()] if names is None else names
+    for name in chosen:
+        put(module, name, module.get_parameter(name).to("meta"))
 
 
 def put(module: nn.Module, name: str, tensor: Tensor) -> None:
     """Put one parameter into a module, by its name relative to the module."""
     path, _, leaf = name.rpartition(".")
     setattr(module.get_submodule(path), leaf, nn.Parameter(tensor, requires_grad=False))
+
+
+def _refused(error: Exception) -> ConfigError:
+    reason = f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else str(error)
+    return ConfigError(f"config.json: transformers refuses it: {reason}", hint="Get the model's own config.json again.")
 
 
 def _decoder_blocks(model: PreTrainedModel) -> tuple[str, list[nn.Module]]:
@@ -238,79 +238,6 @@ def _decoder_blocks(model: PreTrainedModel) -> tuple[str, list[nn.Module]]:
     return min(found, key=lambda item: item[0].count("."))
 
 
-def _moved(value: Any, device: str | torch.device) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, tuple):
-        return tuple(_moved(item, device) for item in value)
-    return value
-
-
-class _StandIn(nn.Module):
-    """Takes a block's place; attributes the model asks of the block (its attention type) are still answered."""
-
-    def __init__(self, block: nn.Module) -> None:
-        super().__init__()
-        object.__setattr__(self, "_block", block)
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(object.__getattribute__(self, "_block"), name)
-
-
-class _Recorder(_StandIn):
-    is_last = False
-
-    def forward(self, hidden_states: Tensor, *positional: Any, **keyword: Any) -> Any:
-        self.received = (positional, keyword)
-        if self.is_last:
-            raise _Stopped(hidden_states)
-        return _like_output_of(self._block, hidden_states, BlockInputs(positional, keyword))
-
-
-class _Stop(_StandIn):
-    def forward(self, hidden_states: Tensor, *positional: Any, **keyword: Any) -> Any:
-        raise _Stopped(hidden_states)
-
-
-class _Inject(_StandIn):
-    def __init__(self, block: nn.Module, injected: threading.local) -> None:
-        super().__init__(block)
-        self._injected = injected
-
-    def forward(self, hidden_states: Tensor, *positional: Any, **keyword: Any) -> Any:
-        return _like_output_of(self._block, self._injected.hidden, BlockInputs(positional, keyword))
-
-
-class _Stopped(Exception):
-    """Carries hidden states out of a model that need not run any further."""
-
-    def __init__(self, hidden: Tensor) -> None:
-        super().__init__()
-        self.hidden = hidden
-
-
-def _run_until_stopped(model: nn.Module, tokens: Tensor) -> Tensor:
-    try:
-        model(input_ids=tokens.long(), use_cache=False, logits_to_keep=1)
-    except _Stopped as stopped:
-        return stopped.hidden
-    raise AssertionError("the model ran without calling its last stand-in")
-
-
-def _like_output_of(block: nn.Module, hidden: Tensor, inputs: BlockInputs) -> Any:
-    """``hidden`` as this block would return it: transformers 5 returns a tensor, 4.57 in part a tuple."""
-    known = getattr(block, "_returns_tuple", None)
-    if known is None:
-        meta = inputs.to("meta")
-        output = block(hidden.to("meta"), *meta.positional, **meta.keyword)
-        known = isinstance(output, tuple)
-        object.__setattr__(block, "_returns_tuple", known)
-    return (hidden,) if known else hidden
-
-
 @contextmanager
 def _zeros_for_meta(model: nn.Module) -> Iterator[None]:
     """Zeros of stride 0, which take no memory, in place of the parameters outside the (replaced) blocks."""
@@ -321,8 +248,7 @@ def _zeros_for_meta(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for name in names:
-            put(model, name, model.get_parameter(name).to("meta"))
+        clear(model, names)
 
 
 @contextmanager

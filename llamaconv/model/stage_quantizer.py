@@ -111,9 +111,7 @@ class StageRun:
         finally:
             self.stream.spent("factorization", perf_counter() - begun)
 
-    def _quantize_layer(
-        self, layer: str, name: str, hessian: Tensor, factor: Factor, fallback: str | None
-    ) -> None:
+    def _quantize_layer(self, layer: str, name: str, hessian: Tensor, factor: Factor, fallback: str | None) -> None:
         begun = perf_counter()
         quantizer, map = self.settings.quantizer, self.stream.workers.map
         weight = self.source[f"{name}.weight"].read().float()
@@ -131,5 +129,15 @@ class StageRun:
         seconds = perf_counter() - begun
         self.stream.spent("quantization", seconds)
         self.stream.layers.append(
-            LayerReport(name, quantizer.mode, lost, factor.damping, factor.raises, fallback, seconds)
+            LayerReport(
+                name,
+                quantizer.mode,
+                quantizer.bits,
+                quantizer.group_size,
+                lost,
+                factor.damping,
+                factor.raises,
+                fallback,
+                seconds,
+            )
         )

@@ -21,7 +21,7 @@ from greenlet import getcurrent, greenlet
 from torch import Tensor, nn
 
 from llamaconv.errors import UnsupportedError
-from llamaconv.model.skeleton import BlockInputs
+from llamaconv.model.stand_ins import BlockInputs
 from llamaconv.model.workers import Workers
 
 __all__ = ["Stage", "find_stages", "forward", "run_staged"]
@@ -40,9 +40,7 @@ class Stage:
     width: int
 
 
-def find_stages(
-    block: nn.Module, hidden: Tensor, inputs: BlockInputs, layers: Sequence[str]
-) -> tuple[Stage, ...]:
+def find_stages(block: nn.Module, hidden: Tensor, inputs: BlockInputs, layers: Sequence[str]) -> tuple[Stage, ...]:
     """The stages of a block, found by one forward on the meta device.
 
     Args:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from llamaconv.model.skeleton import BlockInputs, Skeleton
+from llamaconv.model.skeleton import Skeleton
+from llamaconv.model.stand_ins import BlockInputs
 from llamaconv.model.workers import Workers
 from llamaconv.progress import Report, silent
 
@@ -22,6 +23,8 @@ class LayerReport:
     Attributes:
         name: Full name of the layer.
         mode: The quantizer's name.
+        bits: Width of a code.
+        group_size: Columns that share a scale, -1 for all of them.
         error: Relative squared error: of the layer's outputs on the calibration data where there is any, else of
             the weight.
         damping: Fraction of the Hessian's mean diagonal that was added (None without a Hessian).
@@ -32,6 +35,8 @@ class LayerReport:
 
     name: str
     mode: str
+    bits: int
+    group_size: int
     error: float
     damping: float | None = None
     damping_raises: int = 0
@@ -53,7 +58,7 @@ class Stream:
     """
 
     workers: Workers
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     report: Report = silent
     hidden: list[Tensor] = field(default_factory=list)
     layers: list[LayerReport] = field(default_factory=list)
@@ -67,5 +72,3 @@ class Stream:
 def record_lengths(skeleton: Skeleton, sequences: Sequence[Tensor]) -> Mapping[int, tuple[BlockInputs, ...]]:
     """What each block receives, for every distinct length among the sequences."""
     return {length: skeleton.record(length) for length in sorted({len(sequence) for sequence in sequences})}
-
-

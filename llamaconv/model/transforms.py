@@ -16,9 +16,10 @@ from torch import Tensor
 
 from llamaconv.errors import NumericalError
 from llamaconv.model.dense import cast, read_finite
-from llamaconv.model.skeleton import BlockInputs, Skeleton, put
-from llamaconv.model.staged import Stage, run_staged
+from llamaconv.model.skeleton import Skeleton, clear, put
 from llamaconv.model.stage_quantizer import StageQuantizer
+from llamaconv.model.staged import Stage, run_staged
+from llamaconv.model.stand_ins import BlockInputs
 from llamaconv.model.stream import LayerReport, Stream
 from llamaconv.quantizers.base import Quantizer
 from llamaconv.tensors import LazyTensor
@@ -66,6 +67,8 @@ class QuantizeWeight:
             LayerReport(
                 self.layer,
                 self.quantizer.mode,
+                self.quantizer.bits,
+                self.quantizer.group_size,
                 lost / whole if whole else 0.0,
                 seconds=perf_counter() - begun,
             )
@@ -95,8 +98,7 @@ class Embed:
                 tokens = [sequence.to(stream.device) for sequence in self.sequences]
                 stream.hidden = stream.workers.map(embed, tokens)
         finally:
-            for name in names:
-                put(self.skeleton.model, name, self.skeleton.model.get_parameter(name).to("meta"))
+            clear(self.skeleton.model, names)
         stream.spent("embedding", perf_counter() - begun)
         for name, tensor in tensors.items():
             yield name, cast(name, tensor, self.dtype)
@@ -124,7 +126,7 @@ class QuantizeBlock:
     held: int
 
     def __call__(self, source: Lazy, stream: Stream) -> Iterator[tuple[str, Tensor]]:
-        begun, layers_before = perf_counter(), len(stream.layers)
+        begun, counted = perf_counter(), sum(stream.seconds.values())
         prefix = self.skeleton.block_names[self.index]
         block = self.skeleton.blocks[self.index]
         for name, tensor in read_finite(source).items():
@@ -142,10 +144,9 @@ class QuantizeBlock:
                 self.held,
             )
         finally:
-            for name, parameter in list(block.named_parameters()):
-                put(block, name, parameter.to("meta"))
-        whole = perf_counter() - begun
-        stream.spent("forward", whole - sum(layer.seconds for layer in stream.layers[layers_before:]))
+            clear(block)
+        rest = sum(stream.seconds.values()) - counted
+        stream.spent("forward", perf_counter() - begun - rest)
         yield from run.outputs(self.dtype)
 
 

@@ -78,9 +78,7 @@ class Plan:
                 }
                 for step in self.steps
             ],
-            "shards": [
-                {"file": shard.filename, "bytes": shard.nbytes} for shard in self.shards
-            ],
+            "shards": [{"file": shard.filename, "bytes": shard.nbytes} for shard in self.shards],
             "output_bytes": self.output_bytes,
             "peak_bytes": self.peak_bytes,
             "flops": self.flops,

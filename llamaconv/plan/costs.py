@@ -41,9 +41,7 @@ def block_cost(
     reads = [specs[name] for name in skeleton.block_parameters(index)]
     matrices = [spec for spec in reads if len(spec.shape) == 2]
     weights = sum(spec.nbytes + spec.numel * item for spec in reads)
-    shapes = {
-        stage: [specs[f"{prefix}.{layer}.weight"].shape for layer in stage.layers] for stage in stages
-    }
+    shapes = {stage: [specs[f"{prefix}.{layer}.weight"].shape for layer in stage.layers] for stage in stages}
     quantizing = max(
         # Hessian, its factor and a copy; float32 weight, its ordered copy, the dequantized one; codes.
         (3 * 4 * stage.width**2 + 14 * max(rows * columns for rows, columns in shapes[stage]) for stage in stages),
@@ -61,9 +59,7 @@ def block_cost(
     return BlockCost(weights + quantizing, longest * activations * item, flops)
 
 
-def held_samples(
-    cost: BlockCost, samples: int, workers: int, resident: int, memory: int | None
-) -> int | None:
+def held_samples(cost: BlockCost, samples: int, workers: int, resident: int, memory: int | None) -> int | None:
     """How many samples may stay suspended: all if they fit, else as many as leave room for those that run.
 
     None if not even the running ones fit.

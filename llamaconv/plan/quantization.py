@@ -2,97 +2,27 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from llamaconv.errors import OutOfMemoryError, UnsupportedError, UsageError
-from llamaconv.model.skeleton import BlockInputs, Skeleton
+from llamaconv.errors import OutOfMemoryError
+from llamaconv.model.skeleton import Skeleton
 from llamaconv.model.stage_quantizer import StageQuantizer
 from llamaconv.model.staged import Stage, find_stages
+from llamaconv.model.stand_ins import BlockInputs
 from llamaconv.model.stream import record_lengths
 from llamaconv.model.transforms import Copy, Embed, QuantizeBlock, QuantizeHead, QuantizeWeight
 from llamaconv.plan.base import Plan, Step
 from llamaconv.plan.costs import BlockCost, block_cost, held_samples, human
+from llamaconv.plan.selection import Selection
 from llamaconv.quantizers.base import Quantizer
 from llamaconv.sinks.sharding import shard
 from llamaconv.tensors import TensorSpec
 
-__all__ = ["Selection", "plan_quantization", "select_layers"]
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Which linear layers are quantized.
-
-    Attributes:
-        blocks: For each decoder block, the names (inside the block) of the layers to quantize.
-        skipped: Full names of the linear layers that the user left out.
-        head: Name of the head where it is quantized, else None.
-        share: Quantized parameters over all parameters of the blocks' 2-D weights.
-    """
-
-    blocks: tuple[tuple[str, ...], ...]
-    skipped: tuple[str, ...]
-    head: str | None
-    share: float
-
-
-def select_layers(
-    skeleton: Skeleton, specs: Mapping[str, TensorSpec], quantizer: Quantizer, skip: Sequence[str], head: bool
-) -> Selection:
-    """Every 2-D weight of the blocks, less what the user skips.
-
-    Raises:
-        UsageError: A ``skip`` pattern that matches no layer, or nothing left to quantize.
-        UnsupportedError: A weight that is no linear layer's and is not skipped, or that the quantizer cannot take;
-            all are listed.
-    """
-    chosen, skipped, faults, unused = [], [], [], set(skip)
-    sizes = Counter[bool]()
-    for prefix, block in zip(skeleton.block_names, skeleton.blocks, strict=True):
-        names = []
-        for parameter, weight in block.named_parameters():
-            if weight.dim() < 2:
-                continue
-            layer = parameter.rpartition(".")[0]
-            full = f"{prefix}.{layer}"
-            matching = {pattern for pattern in skip if fnmatchcase(full, pattern)}
-            unused -= matching
-            sizes[not matching] += weight.numel()
-            if matching:
-                skipped.append(full)
-            elif type(block.get_submodule(layer)) is not nn.Linear or parameter != f"{layer}.weight":
-                faults.append(f"{prefix}.{parameter} {list(weight.shape)}: not the weight of a linear layer")
-            else:
-                faults += quantizer.faults(specs[f"{full}.weight"])
-                names.append(layer)
-        chosen.append(tuple(names))
-    if unused:
-        raise UsageError(
-            f"--skip matches no layer: {', '.join(sorted(unused))}",
-            hint=f"Patterns match full names such as {skeleton.block_names[0]}.mlp.down_proj: try '*.down_proj'.",
-        )
-    if head:
-        faults += _head_faults(skeleton, specs, quantizer)
-    if faults:
-        raise UnsupportedError(
-            "\n".join(faults), hint="Leave these layers dense with --skip, or choose another --group-size."
-        )
-    if not any(chosen):
-        raise UsageError("--skip leaves no layer to quantize")
-    name = skeleton.head if head else None
-    return Selection(tuple(chosen), tuple(skipped), name, sizes[True] / sizes.total())
-
-
-def _head_faults(skeleton: Skeleton, specs: Mapping[str, TensorSpec], quantizer: Quantizer) -> list[str]:
-    if skeleton.head is None or skeleton.tie:
-        return ["the head's weight is tied to the embedding: --lm-head would quantize both"]
-    return quantizer.faults(specs[f"{skeleton.head}.weight"])
+__all__ = ["plan_quantization"]
 
 
 def plan_quantization(
@@ -222,16 +152,20 @@ class _Calibrated:
         held, notes = self._held(costs, workers, memory)
         steps = [self._embed()]
         steps += [
-            self._block(index, stages[index], [received[len(sequence)][index] for sequence in self.sequences],
-                        costs[index], held, workers)
+            self._block(
+                index,
+                stages[index],
+                [received[len(sequence)][index] for sequence in self.sequences],
+                costs[index],
+                held,
+                workers,
+            )
             for index in range(len(stages))
         ]
         steps += self._exit()
         return steps, notes
 
-    def _held(
-        self, costs: Sequence[BlockCost], workers: int, memory: int | None
-    ) -> tuple[int, tuple[str, ...]]:
+    def _held(self, costs: Sequence[BlockCost], workers: int, memory: int | None) -> tuple[int, tuple[str, ...]]:
         """How many samples' forwards stay suspended, and what to say about it."""
         samples = len(self.sequences)
         worst = max(costs, key=lambda cost: cost.fixed + cost.per_sample)
@@ -250,9 +184,7 @@ class _Calibrated:
         )
 
     def _embed(self) -> Step:
-        aliases = {
-            name: source for name, source in self.skeleton.tie.items() if name not in self.specs
-        }
+        aliases = {name: source for name, source in self.skeleton.tie.items() if name not in self.specs}
         entry = self.skeleton.entry_parameters()
         specs = [self.specs[name] for name in dict.fromkeys(aliases.get(name, name) for name in entry)]
         return Step(

@@ -43,6 +43,16 @@ class Quantizer(Protocol):
         ...
 
     @property
+    def bits(self) -> int:
+        """Width of a code."""
+        ...
+
+    @property
+    def group_size(self) -> int:
+        """Columns that share a scale, -1 for all of them."""
+        ...
+
+    @property
     def calibrated(self) -> bool:
         """Whether it needs the Hessian of each layer's inputs."""
         ...
@@ -71,10 +81,6 @@ class Quantizer(Protocol):
 
     def read(self, tensors: Mapping[str, Tensor]) -> QuantizedWeight:
         """The inverse of :meth:`QuantizedWeight.tensors`."""
-        ...
-
-    def original(self, layer: str, stored: Mapping[str, TensorSpec]) -> TensorSpec:
-        """The weight [N, K] that a stored layer stands for, float16."""
         ...
 
     def config(self) -> dict[str, Any]:

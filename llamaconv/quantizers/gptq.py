@@ -6,7 +6,7 @@ columns before. Codes come out of the walk itself and go straight to packing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,8 +50,12 @@ class Gptq:
     suffixes = ("qweight", "qzeros", "scales", "g_idx")
 
     @property
+    def bits(self) -> int:
+        return self.grid.bits
+
+    @property
     def mode(self) -> str:
-        return f"gptq.int{self.grid.bits}"
+        return f"gptq.int{self.bits}"
 
     def groups(self, columns: int) -> int:
         """Number of groups of a weight with that many columns."""
@@ -65,7 +69,9 @@ class Gptq:
             if size % 32
         ]
         if self.group_size != -1 and columns % self.group_size:
-            faults.append(f"{weight.name} {list(weight.shape)}: groups of {self.group_size} do not divide {columns} inputs")
+            faults.append(
+                f"{weight.name} {list(weight.shape)}: groups of {self.group_size} do not divide {columns} inputs"
+            )
         return faults
 
     def specs(self, layer: str, weight: TensorSpec) -> tuple[TensorSpec, ...]:
@@ -117,10 +123,6 @@ class Gptq:
     def read(self, tensors: Mapping[str, Tensor]) -> GptqWeight:
         return GptqWeight.read(tensors, self.grid.bits, self.format)
 
-    def original(self, layer: str, stored: Mapping[str, TensorSpec]) -> TensorSpec:
-        words, rows = stored[f"{layer}.qweight"].shape
-        return TensorSpec(f"{layer}.weight", (rows, words * 32 // self.grid.bits), torch.float16)
-
     def config(self) -> dict[str, Any]:
         return {
             "quant_method": "gptq",
@@ -134,9 +136,7 @@ class Gptq:
         }
 
 
-def _walk(
-    weight: Tensor, upper: Tensor, importance: Tensor, quantizer: Gptq, scales: Tensor, zeros: Tensor
-) -> Tensor:
+def _walk(weight: Tensor, upper: Tensor, importance: Tensor, quantizer: Gptq, scales: Tensor, zeros: Tensor) -> Tensor:
     """The walk over some rows: ``weight`` [R, K] is overwritten, ``scales`` and ``zeros`` [R, G] are filled."""
     grid, columns = quantizer.grid, weight.shape[1]
     codes = torch.empty(weight.shape, dtype=torch.uint8)

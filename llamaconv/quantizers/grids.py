@@ -12,12 +12,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from llamaconv.quantizers.kernels.cpu_numba import least_error
+
 __all__ = ["AffineGrid", "GridParameters", "ScaleRule"]
 
 ScaleRule = Literal["search", "minmax"]
 
-# Fractions of the min-max range tried by the search; the range is never widened. Below 0.4 nothing was ever
-# chosen on trained weights, at any width.
+# Fractions of the min-max range tried by the search. Going down to 0.2 moved the KL of trained models by less
+# than the choice of calibration data does, even at 2 and 3 bits.
 _SHRINKS = tuple(1.0 - 0.01 * step for step in range(61))
 _SMALLEST_SCALE = 2.0**-24  # the smallest positive float16; a scale must not round to zero
 
@@ -63,10 +65,23 @@ class AffineGrid:
         if self.symmetric:
             high = torch.maximum(high, -low)
             low = -high
-        parameters = self._spanning(low, high)
         if self.scale_rule == "minmax":
-            return parameters
-        return self._search(weight, importance, low, high, parameters)
+            return self._spanning(low, high)
+        shrinks = torch.tensor(_SHRINKS, dtype=weight.dtype)
+        candidates = self._spanning(low[:, None] * shrinks, high[:, None] * shrinks)
+        # A column no calibration token lit still has to be rounded somewhere near itself.
+        importance = importance + 1e-6 * importance.mean() + torch.finfo(torch.float32).tiny
+        best = torch.empty(len(weight), dtype=torch.int64)
+        least_error(
+            weight.contiguous().numpy(),
+            importance.numpy(),
+            candidates.scale.numpy(),
+            candidates.zero.numpy(),
+            self.max_code,
+            best.numpy(),
+        )
+        pick = best[:, None]
+        return GridParameters(candidates.scale.gather(1, pick)[:, 0], candidates.zero.gather(1, pick)[:, 0])
 
     def codes(self, weight: Tensor, parameters: GridParameters) -> Tensor:
         """The nearest code of each value: ``weight`` [N, C] float32 -> [N, C] float32 (whole numbers)."""
@@ -84,23 +99,3 @@ class AffineGrid:
         if self.symmetric:
             return GridParameters(scale, torch.full_like(scale, float(1 << (self.bits - 1))))
         return GridParameters(scale, (-low / scale).round_().clamp_(1, self.max_code))
-
-    def _search(
-        self, weight: Tensor, importance: Tensor, low: Tensor, high: Tensor, widest: GridParameters
-    ) -> GridParameters:
-        # A column no calibration token lit still has to be rounded somewhere near itself.
-        importance = importance + 1e-6 * importance.mean() + torch.finfo(torch.float32).tiny
-        scale, zero = widest.scale.clone(), widest.zero.clone()
-        least = self._error(weight, importance, widest)
-        for shrink in _SHRINKS[1:]:
-            candidate = self._spanning(low * shrink, high * shrink)
-            error = self._error(weight, importance, candidate)
-            better = error < least
-            least = torch.where(better, error, least)
-            scale = torch.where(better, candidate.scale, scale)
-            zero = torch.where(better, candidate.zero, zero)
-        return GridParameters(scale, zero)
-
-    def _error(self, weight: Tensor, importance: Tensor, parameters: GridParameters) -> Tensor:
-        difference = self.values(self.codes(weight, parameters), parameters).sub_(weight)
-        return difference.square_() @ importance

@@ -27,6 +27,7 @@ _ROWS = 256  # rows of a weight given to one worker at a time
 _RAISE = 10.0**0.5  # each failed factorization raises the damping by this factor
 _LARGEST_DAMPING = 1.0  # times the mean of the diagonal; beyond it the Hessian says nothing
 
+
 @dataclass(frozen=True)
 class Factor:
     """The upper Cholesky factor of the inverse of the damped Hessian.

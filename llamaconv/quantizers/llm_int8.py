@@ -48,6 +48,8 @@ class LlmInt8:
     threshold: float = 6.0
 
     mode = "llm.int8"
+    bits = 8
+    group_size = -1
     calibrated = False
     marker = "SCB"
     suffixes = ("weight", "SCB", "weight_format")
@@ -81,9 +83,6 @@ class LlmInt8:
 
     def read(self, tensors: Mapping[str, Tensor]) -> Int8Weight:
         return Int8Weight(tensors["weight"], tensors["SCB"])
-
-    def original(self, layer: str, stored: Mapping[str, TensorSpec]) -> TensorSpec:
-        return TensorSpec(f"{layer}.weight", stored[f"{layer}.weight"].shape, torch.float16)
 
     def config(self) -> dict[str, Any]:
         return {

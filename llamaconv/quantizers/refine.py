@@ -54,14 +54,13 @@ def sweep(
         if group is not None:
             index, end = group
             _refit(gradient, hessian, codes, scales, zeros, index, first, end)
-            scale, zero = scales[:, index].float(), zeros[:, index].float()
+            scale = scales[:, index].float()
         block_codes = codes[:, first:last].contiguous()
         change = torch.empty(block_codes.shape)
         descend_columns(
             gradient[:, first:last].contiguous().numpy(),
             hessian[first:last, first:last].contiguous().numpy(),
             scale.numpy(),
-            zero.numpy(),
             grid.max_code,
             block_codes.numpy(),
             change.numpy(),

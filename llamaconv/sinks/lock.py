@@ -11,16 +11,75 @@ from pathlib import Path
 from llamaconv.errors import OutputError, OutputExistsError, OutputLockedError
 from llamaconv.sinks.manifest import MANIFEST
 
-__all__ = ["LOCK", "claim", "take"]
+__all__ = ["LOCK", "Lock", "claim", "take"]
 
 LOCK = ".lock"
 
 
-def claim(directory: Path) -> int:
-    """Take the lock of a working directory, which is made if it is missing.
+class Lock:
+    """A held lock. It knows its directory by descriptor, so it stays with it through renames.
 
-    Returns:
-        The descriptor that holds the lock; closing it, or dying, gives it up.
+    Args:
+        folder: Descriptor of the directory.
+        file: Descriptor of the lock file in it.
+    """
+
+    def __init__(self, folder: int, file: int) -> None:
+        self._folder = folder
+        self._file = file
+
+    def is_at(self, directory: Path) -> bool:
+        """Whether ``directory`` is still the one that was locked, and the lock file still in it."""
+        with suppress(FileNotFoundError):
+            folder = os.path.samestat(os.fstat(self._folder), directory.stat(follow_symlinks=False))
+            return folder and self._is_in_place()
+        return False
+
+    def acquire(self, directory: Path) -> None:
+        """Take the lock or say who has it; ``directory`` is for the message.
+
+        Raises:
+            OutputLockedError: Another process holds it.
+            OutputError: The file system has no locks.
+        """
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(self._file, 32, 0).decode("ascii", "replace")
+            raise OutputLockedError(
+                f"{directory} is being written by another process ({holder or 'of unknown number'}).",
+                hint="Wait for it to finish, or choose another output.",
+                file=str(directory),
+            ) from error
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+            raise OutputError(
+                f"{directory}: the file system has no locks ({error.strerror}).",
+                hint="Write to a local disk and copy the result.",
+                file=str(directory),
+            ) from error
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, b"%d" % os.getpid(), 0)
+
+    def remove(self) -> None:
+        """Unlink the lock file, wherever its directory is by now; the lock is held on."""
+        with suppress(FileNotFoundError):
+            if self._is_in_place():
+                os.unlink(LOCK, dir_fd=self._folder)
+
+    def release(self) -> None:
+        """Give the lock up."""
+        os.close(self._file)
+        os.close(self._folder)
+
+    def _is_in_place(self) -> bool:
+        there = os.stat(LOCK, dir_fd=self._folder, follow_symlinks=False)
+        return os.path.samestat(os.fstat(self._file), there)
+
+
+def claim(directory: Path) -> Lock:
+    """Take the lock of a working directory, which is made if it is missing. Dying gives it up too.
 
     Raises:
         OutputLockedError: Another process holds it.
@@ -34,12 +93,12 @@ def claim(directory: Path) -> int:
         # Its last holder may rename or remove it at any moment until we hold the lock: then start over.
         with suppress(FileNotFoundError):
             _require_ours(directory)
-            descriptor = take(directory)
-            if descriptor is not None:
-                return descriptor
+            lock = take(directory)
+            if lock is not None:
+                return lock
 
 
-def take(directory: Path) -> int | None:
+def take(directory: Path) -> Lock | None:
     """Take the lock of a directory that is there; None if it was renamed or removed in the meantime.
 
     Raises:
@@ -47,18 +106,22 @@ def take(directory: Path) -> int | None:
         OutputError: The file system has no locks.
         OSError: The directory is gone or cannot be written.
     """
-    path = directory / LOCK
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        _lock(descriptor, directory)
-        if os.path.samestat(os.fstat(descriptor), path.stat(follow_symlinks=False)):
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, b"%d" % os.getpid(), 0)
-            return descriptor
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        lock = Lock(folder, os.open(LOCK, flags, 0o666, dir_fd=folder))
     except BaseException:
-        os.close(descriptor)
+        os.close(folder)
         raise
-    os.close(descriptor)
+    try:
+        lock.acquire(directory)
+        if lock.is_at(directory):
+            return lock
+        lock.remove()  # made by us in a directory that was published in between
+    except BaseException:
+        lock.release()
+        raise
+    lock.release()
     return None
 
 
@@ -72,23 +135,3 @@ def _require_ours(directory: Path) -> None:
         hint="Move it away, or choose another output.",
         file=str(directory),
     )
-
-
-def _lock(descriptor: int, directory: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        holder = os.pread(descriptor, 32, 0).decode("ascii", "replace")
-        raise OutputLockedError(
-            f"{directory} is being written by another process ({holder or 'of unknown number'}).",
-            hint="Wait for it to finish, or choose another output.",
-            file=str(directory),
-        ) from error
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
-            raise
-        raise OutputError(
-            f"{directory}: the file system has no locks ({error.strerror}).",
-            hint="Write to a local disk and copy the result.",
-            file=str(directory),
-        ) from error

@@ -13,14 +13,13 @@ import logging
 import os
 import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from llamaconv.errors import DiskFullError, OutputError, OutputExistsError, UsageError
 from llamaconv.sinks.disk import clear, make_parents, remove_empty, sync_directory, sync_tree, writing
-from llamaconv.sinks.lock import LOCK, claim, take
+from llamaconv.sinks.lock import LOCK, Lock, claim, take
 from llamaconv.sinks.manifest import MANIFEST, write_json
 from llamaconv.sinks.rename import aside_of, is_mount_point, move, replace
 
@@ -50,7 +49,7 @@ class Publication:
         self.overwrite = overwrite
         self.bytes_needed = bytes_needed
         self._in_place = os.path.isdir(self.out) and (is_mount_point(self.out) or _is_current(self.out))
-        self._lock = -1
+        self._lock: Lock | None = None
         self._parents: list[Path] = []
 
     @property
@@ -88,7 +87,7 @@ class Publication:
             DiskFullError, OutputError: The file system refuses; the result stays in ``directory``.
             ValueError: Outside of the context, or a second time.
         """
-        if self._lock < 0:
+        if self._lock is None:
             raise ValueError("nothing to commit: the publication is not open")
         write_json(self.directory / MANIFEST, manifest)
         with writing(self.directory):
@@ -102,9 +101,7 @@ class Publication:
                 hint=f"It is complete in {self.directory}: move it by hand.",
                 file=str(self.out),
             ) from error
-        home = self.directory if self._in_place else self.out
-        with writing(home):
-            (home / LOCK).unlink()
+        self._lock.remove()
         self._release()
         if self._in_place:
             remove_empty([self.directory])
@@ -190,18 +187,17 @@ class Publication:
 
     def _withdraw(self) -> None:
         """Give up the lock, and the working folder too if nothing was written to it."""
-        with suppress(FileNotFoundError):  # somebody removed the folder under us
-            if self._lock >= 0 and os.listdir(self.directory) == [LOCK]:
-                (self.directory / LOCK).unlink()
-                remove_empty([self.directory])
+        if self._lock is not None and self._lock.is_at(self.directory) and os.listdir(self.directory) == [LOCK]:
+            self._lock.remove()
+            remove_empty([self.directory])
         remove_empty(self._parents)
         self._release()
 
     def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
         self._parents = []
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
 
 
 def require_apart(source: Path, out: Path) -> None:
@@ -260,12 +256,13 @@ def _discard(old: Path) -> None:
     """Remove what was replaced. The output is published by now, so a failure is told, not raised."""
     try:
         lock = take(old)
+        if lock is None:
+            return
         try:
             clear(old, keep=[LOCK])  # the lock goes last: a run that finds the rest knows it for ours
-            (old / LOCK).unlink()
-            old.rmdir()
+            lock.remove()
+            remove_empty([old])
         finally:
-            if lock is not None:
-                os.close(lock)
+            lock.release()
     except (OSError, OutputError) as error:
         logger.warning("%s: what the output replaced could not be removed: %s", old, error)

@@ -133,9 +133,7 @@ class SafetensorsWriter:
             state = "was written already" if name in self._offsets else "is not among this file's tensors"
             raise ValueError(f"{self.path}: {name!r} {state}")
         if TensorSpec.of(name, tensor) != spec or tensor.layout != torch.strided or tensor.is_meta:
-            raise ValueError(
-                f"{self.path}: announced {spec}, got {TensorSpec.of(name, tensor)} ({tensor.device})"
-            )
+            raise ValueError(f"{self.path}: announced {spec}, got {TensorSpec.of(name, tensor)} ({tensor.device})")
         with writing(self.path):
             if spec.nbytes:
                 _write_at(self._descriptor, tensor_bytes(tensor), self._offsets[name])

@@ -104,9 +104,7 @@ def _disagreements(weight_map: Mapping[str, str], shards: Mapping[str, Header]) 
             if name not in weight_map:
                 faults.append(f"tensor {name!r} in {shard!r} is not named by the index.")
             elif weight_map[name] != shard and name in shards[weight_map[name]].specs:
-                faults.append(
-                    f"tensor {name!r} is in {weight_map[name]!r} as the index says, but also in {shard!r}."
-                )
+                faults.append(f"tensor {name!r} is in {weight_map[name]!r} as the index says, but also in {shard!r}.")
             elif weight_map[name] != shard:
                 faults.append(f"tensor {name!r} is in {shard!r} instead.")
     return faults

@@ -57,9 +57,7 @@ def _open_directory(directory: Path) -> SafetensorsReader:
     try:
         found = sorted(os.listdir(directory))
     except OSError as error:
-        raise CheckpointError(
-            f"{directory}: cannot be read: {error.strerror}.", file=str(directory)
-        ) from error
+        raise CheckpointError(f"{directory}: cannot be read: {error.strerror}.", file=str(directory)) from error
     if _INDEX in found:
         if _SINGLE in found:
             logger.warning("%s: %s is used, %s beside it is not", directory, _INDEX, _SINGLE)
@@ -72,9 +70,7 @@ def _open_directory(directory: Path) -> SafetensorsReader:
     missing = _missing_numbers(names)
     if missing:
         message = one_per_line([f"{directory}: the shard {name!r} is missing." for name in missing])
-        raise CheckpointError(
-            message, hint="The checkpoint is incomplete: download it again.", missing=missing
-        )
+        raise CheckpointError(message, hint="The checkpoint is incomplete: download it again.", missing=missing)
     return SafetensorsReader(read_headers([directory / name for name in names]))
 
 

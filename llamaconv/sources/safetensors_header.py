@@ -124,9 +124,7 @@ def read_headers(paths: Sequence[Path]) -> tuple[Header, ...]:
         raise faults[0]
     if faults:
         message = one_per_line([fault.message for fault in faults])
-        raise CheckpointError(
-            message, hint=faults[0].hint, files=[fault.facts.get("file") for fault in faults]
-        )
+        raise CheckpointError(message, hint=faults[0].hint, files=[fault.facts.get("file") for fault in faults])
     return tuple(headers)
 
 
@@ -168,16 +166,12 @@ def read_header(path: Path) -> Header:
 
 
 def _damaged(path: Path, faults: Sequence[str]) -> CheckpointError:
-    return CheckpointError(
-        one_per_line(faults), hint="The file is damaged: download or copy it again.", file=str(path)
-    )
+    return CheckpointError(one_per_line(faults), hint="The file is damaged: download or copy it again.", file=str(path))
 
 
 def _not_a_header(path: Path, start: bytes, length: int, size: int) -> InputError:
     """The error for a file whose first eight bytes cannot be a header's length."""
-    if start.startswith(b"PK\x03\x04") or (
-        start[:1] == b"\x80" and start[1:2] in (b"\2", b"\3", b"\4", b"\5")
-    ):
+    if start.startswith(b"PK\x03\x04") or (start[:1] == b"\x80" and start[1:2] in (b"\2", b"\3", b"\4", b"\5")):
         return torch_file(path)
     if start.startswith(b"GGUF"):
         return UnsupportedError(

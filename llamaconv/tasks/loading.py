@@ -11,6 +11,7 @@ import torch
 from llamaconv.config import ModelConfig, read_config
 from llamaconv.errors import ConfigError, UnsupportedError
 from llamaconv.layouts.hugging_face import disagreements, expected_tensors
+from llamaconv.layouts.quantized import as_if_dense, quantized_layers
 from llamaconv.model.skeleton import Skeleton
 from llamaconv.model.workers import Workers
 from llamaconv.quantizers.base import Quantizer
@@ -56,8 +57,14 @@ def load_model(path: Path, compute_dtype: str) -> LoadedModel:
     config = read_config(checkpoint.directory)
     stored = checkpoint.reader.specs
     quantizer = None if config.quantization is None else quantizer_of_checkpoint(config.quantization)
-    specs = stored if quantizer is None else _as_if_dense(stored, quantizer)
-    faults = disagreements(config, specs)
+    layers = tuple(quantized_layers(stored))
+    specs = as_if_dense(stored, layers)
+    faults = [
+        f"{layer.name} is stored as {layer.storage.method}, which config.json does not say"
+        for layer in layers
+        if quantizer is None or layer.storage.marker != quantizer.marker
+    ]
+    faults += disagreements(config, specs)
     if not faults:
         skeleton = Skeleton.build(config.raw, choose_dtype(compute_dtype, config.dtype))
         if expected_tensors(config) is None:
@@ -103,18 +110,6 @@ def choose_workers(threads: int | None, device: torch.device) -> Workers:
     if device.type != "cpu":
         return Workers(1)
     return Workers(threads or torch.get_num_threads())
-
-
-def _as_if_dense(stored: Mapping[str, TensorSpec], quantizer: Quantizer) -> dict[str, TensorSpec]:
-    dense: dict[str, TensorSpec] = {}
-    layers = {name.rpartition(".")[0] for name in stored if name.endswith(f".{quantizer.marker}")}
-    for name, spec in stored.items():
-        layer, _, leaf = name.rpartition(".")
-        if layer not in layers or leaf not in quantizer.suffixes:
-            dense[name] = spec
-        elif leaf == quantizer.marker:
-            dense[f"{layer}.weight"] = quantizer.original(layer, stored)
-    return dense
 
 
 def _differences(skeleton: Skeleton, specs: Mapping[str, TensorSpec]) -> list[str]:

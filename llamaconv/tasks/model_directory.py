@@ -11,7 +11,7 @@ import torch
 
 from llamaconv.config import ModelConfig
 from llamaconv.digests import sha256_file
-from llamaconv.plan.quantization import Selection
+from llamaconv.plan.selection import Selection
 from llamaconv.quantizers.base import Quantizer
 from llamaconv.sinks.manifest import write_json
 
@@ -44,9 +44,7 @@ def companions(directory: Path) -> list[Path]:
     return found + sorted((directory / "additional_chat_templates").glob("*.jinja"))
 
 
-def patched_config(
-    config: ModelConfig, quantization: Mapping[str, Any], dtype: torch.dtype | None
-) -> dict[str, Any]:
+def patched_config(config: ModelConfig, quantization: Mapping[str, Any], dtype: torch.dtype | None) -> dict[str, Any]:
     """The source's config.json with ``quantization_config``, and the rope base in both forms.
 
     transformers 5 reads ``rope_parameters``, 4.57 reads ``rope_theta`` and ``rope_scaling`` and would silently take
@@ -62,7 +60,7 @@ def patched_config(
             patched["rope_scaling"] = {key: value for key, value in scaling.items() if key != "rope_theta"}
     if dtype is not None:
         name = str(dtype).removeprefix("torch.")
-        patched |= {key: name for key in ("dtype", "torch_dtype")}
+        patched |= dict.fromkeys(("dtype", "torch_dtype"), name)
     return patched | {"quantization_config": dict(quantization)}
 
 
@@ -73,7 +71,9 @@ def quantization_config(
     config = quantizer.config()
     if config["quant_method"] == "bitsandbytes":
         # transformers leaves the head alone by itself only where no list is given.
-        return config | {"llm_int8_skip_modules": [*(["lm_head"] if selection.head is None else []), *selection.skipped]}
+        return config | {
+            "llm_int8_skip_modules": [*(["lm_head"] if selection.head is None else []), *selection.skipped]
+        }
     return gptq_config(config, selection, block_names, settings)
 
 
@@ -115,5 +115,3 @@ def write_companions(source: Path, out: Path, config: Mapping[str, Any]) -> dict
         write_json(out / "quantize_config.json", quantization)
         written.append(out / "quantize_config.json")
     return {str(path.relative_to(out)): sha256_file(path) for path in sorted(written)}
-
-

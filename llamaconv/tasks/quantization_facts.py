@@ -173,16 +173,17 @@ def _layer_faults(
     faults = []
     for layer in layers:
         if layer.weight is None:
-            faults.append(f"{layer.name}: its tensors do not go together ({', '.join(layer.parts)})")
+            parts = ", ".join(part.removeprefix(f"{layer.name}.") for part in layer.parts)
+            faults.append(f"{layer.name}: its tensors do not go together ({parts})")
         elif keys.dynamic:
             continue  # layers have settings of their own
         elif bits is not None and layer.bits != bits:
-            faults.append(f"{layer.name}: {layer.bits} bits in the checkpoint, {bits} by config.json")
+            faults.append(f"{layer.name}: bits: {layer.bits} in the checkpoint, {bits} by config.json")
         elif layer.groups is not None and keys.group_size is not None:
             columns = layer.weight.shape[1]
             groups = 1 if keys.group_size < 1 else -(-columns // keys.group_size)
             if layer.groups != groups:
-                faults.append(f"{layer.name}: {layer.groups} groups in the checkpoint, {groups} by config.json")
+                faults.append(f"{layer.name}: groups: {layer.groups} in the checkpoint, {groups} by config.json")
     return faults
 
 

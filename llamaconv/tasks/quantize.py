@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,7 +21,8 @@ from llamaconv.memory import available_memory, peak_rss
 from llamaconv.model.stage_quantizer import StageQuantizer
 from llamaconv.model.stream import LayerReport, Stream
 from llamaconv.plan.base import Plan
-from llamaconv.plan.quantization import Selection, plan_quantization, select_layers
+from llamaconv.plan.quantization import plan_quantization
+from llamaconv.plan.selection import Selection, select_layers
 from llamaconv.progress import Report, silent
 from llamaconv.quantizers.base import Quantizer
 from llamaconv.quantizers.grids import ScaleRule
@@ -30,7 +31,8 @@ from llamaconv.sinks.publish import Publication, require_apart
 from llamaconv.sinks.safetensors import ShardedWriter
 from llamaconv.tasks.loading import LoadedModel, choose_device, choose_workers, load_model
 from llamaconv.tasks.model_directory import companions, patched_config, quantization_config, write_companions
-from llamaconv.tasks.provenance import libraries, version
+from llamaconv.tasks.provenance import version
+from llamaconv.tasks.quantize_manifest import manifest
 from llamaconv.tasks.runtimes import runtimes
 
 __all__ = ["QuantizeResult", "QuantizeSettings", "plan", "quantize"]
@@ -159,11 +161,9 @@ def quantize(source: Path, out: Path, settings: QuantizeSettings, report: Report
     extra = sum(path.stat().st_size for path in companions(directory)) + 1_000_000
     with ExitStack() as stack:
         publication = stack.enter_context(Publication(out, settings.overwrite, plan.output_bytes + extra))
-        hashing = stack.enter_context(_background())
+        hashing = stack.enter_context(ThreadPoolExecutor(1, "llamaconv-hash"))
         source_digests = {path.name: hashing.submit(sha256_file, path) for path in _source_files(model)}
-        stream = Stream(
-            stack.enter_context(choose_workers(prepared.workers, prepared.device)), prepared.device, report
-        )
+        stream = Stream(stack.enter_context(choose_workers(prepared.workers, prepared.device)), prepared.device, report)
         writer = ShardedWriter(publication.directory, plan.shards)
         stack.callback(writer.abort)
         execute(plan, model.checkpoint.reader, writer, stream, "quantizing")
@@ -176,7 +176,18 @@ def quantize(source: Path, out: Path, settings: QuantizeSettings, report: Report
         )
         config = patched_config(model.config, quantization, _output_dtype(settings))
         digests |= write_companions(directory, publication.directory, config)
-        publication.commit(_manifest(prepared, settings, stream.layers, source_digests, digests))
+        publication.commit(
+            manifest(
+                asdict(settings),
+                model.skeleton.dtype,
+                prepared.calibration,
+                prepared.selection.share,
+                stream.layers,
+                [note for note in prepared.notes if note not in plan.notes],
+                {name: digest.result() for name, digest in source_digests.items()},
+                digests,
+            )
+        )
     return _result(out, prepared, stream, perf_counter() - begun)
 
 
@@ -213,9 +224,10 @@ def _prepare(source: Path, settings: QuantizeSettings) -> _Prepared:
         workers=workers,
         memory=available_memory(),
     )
-    notes = (*plan.notes, *(calibration.notes if calibration else ()), *_few_tokens(calibration, selection, specs, model))
-    for note in notes:
+    told = (*plan.notes, *_few_tokens(calibration, selection, specs, model))
+    for note in told:
         logger.warning(note)
+    notes = (*(calibration.notes if calibration else ()), *told)
     return _Prepared(model, quantizer, selection, calibration, plan, workers, device, notes)
 
 
@@ -262,59 +274,6 @@ def _output_dtype(settings: QuantizeSettings) -> torch.dtype | None:
 def _source_files(model: LoadedModel) -> list[Path]:
     directory = model.checkpoint.directory
     return [*model.checkpoint.reader.files, directory / "config.json", *companions(directory)]
-
-
-def _background() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, "llamaconv-hash")
-
-
-def _manifest(
-    prepared: _Prepared,
-    settings: QuantizeSettings,
-    layers: Sequence[LayerReport],
-    source: Mapping[str, Future[str]],
-    outputs: Mapping[str, str],
-) -> dict[str, Any]:
-    """llamaconv.json: no paths, no times, nothing that two runs could disagree on."""
-    calibration = prepared.calibration
-    chosen = asdict(settings)
-    for irrelevant in ("device", "threads", "overwrite", "calibration"):
-        del chosen[irrelevant]
-    chosen["compute_dtype"] = str(prepared.model.skeleton.dtype).removeprefix("torch.")
-    if calibration is None:
-        for unused in ("samples", "seq_len", "seed", "compute_dtype", "group_size", "symmetric", "act_order", "damping", "scales", "sweeps", "fallback"):
-            del chosen[unused]
-    return {
-        "tool": "llamaconv",
-        "version": version(),
-        "libraries": libraries("bitsandbytes" if calibration is None else "numba"),
-        "task": "quantize",
-        "settings": chosen,
-        "source": {name: digest.result() for name, digest in sorted(source.items())},
-        "calibration": None
-        if calibration is None
-        else {
-            "name": calibration.name,
-            "sha256": calibration.sha256,
-            "sequences": len(calibration.sequences),
-            "tokens": calibration.tokens,
-        },
-        "share_quantized": prepared.selection.share,
-        "layers": [
-            {
-                "name": layer.name,
-                "mode": layer.mode,
-                "group_size": settings.group_size if calibration else None,
-                "error": layer.error,
-                "damping": layer.damping,
-                "damping_raises": layer.damping_raises,
-                "fallback": layer.fallback,
-            }
-            for layer in layers
-        ],
-        "notes": [note for note in prepared.notes if note not in prepared.plan.notes],
-        "outputs": dict(sorted(outputs.items())),
-    }
 
 
 def _result(out: Path, prepared: _Prepared, stream: Stream, seconds: float) -> QuantizeResult:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from llamaconv.plan.quantization import Selection
+from llamaconv.plan.selection import Selection
 from llamaconv.quantizers.base import Quantizer
 from llamaconv.quantizers.gptq import Gptq
 from llamaconv.tensors import TensorSpec
@@ -16,7 +16,9 @@ from llamaconv.tensors import TensorSpec
 __all__ = ["runtimes"]
 
 
-def runtimes(quantizer: Quantizer, selection: Selection, specs: Mapping[str, TensorSpec], blocks: tuple[str, ...]) -> dict[str, str]:
+def runtimes(
+    quantizer: Quantizer, selection: Selection, specs: Mapping[str, TensorSpec], blocks: tuple[str, ...]
+) -> dict[str, str]:
     """For each runtime ``"yes"``, or the fact that keeps it from loading the checkpoint."""
     if not isinstance(quantizer, Gptq):
         return {"transformers": "yes", "bitsandbytes": "yes"}
@@ -36,7 +38,10 @@ def runtimes(quantizer: Quantizer, selection: Selection, specs: Mapping[str, Ten
             (f"it has no kernel for {bits} bits", bits not in (4, 8)),
             ("its kernels take symmetric grids only", not quantizer.grid.symmetric),
             ("its kernels take groups of 32, 64, 128 or -1", quantizer.group_size not in (-1, 32, 64, 128)),
-            ("its kernels need outputs in multiples of 64 and inputs in multiples of 128", not _marlin(selection, specs, blocks)),
+            (
+                "its kernels need outputs in multiples of 64 and inputs in multiples of 128",
+                not _marlin(selection, specs, blocks),
+            ),
         ),
     }
 

@@ -41,7 +41,7 @@ def test_what_is_not_utf8_is_refused(tmp_path: Path, name: str) -> None:
 
 
 def test_jsonl_gives_a_document_per_line(tmp_path: Path) -> None:
-    """Texts and conversations may alternate; unknown keys of the record go, those of a message stay for the template."""
+    """Texts and conversations may alternate; a record's other keys go, a message's stay for the template."""
     path = write(
         tmp_path / "a.jsonl",
         '{"text": "One.\\u2028Still one.", "source": 3}\r\n\n'

@@ -1,6 +1,6 @@
 """Publish again and again, each time killed one line of our code later, and print what was found each time.
 
-Usage: kill_each_line.py FOLDER fresh|overwrite|volume|here|renames STRIDE
+Usage: kill_each_line.py FOLDER tensors|fresh|overwrite|volume|here|renames
 
 The process that dies is a fork, by SIGKILL to itself: no exception, no ``finally``, no exit handler runs. One
 JSON list per kill: the line's number; what OUT was ("absent", "unmarked", "old", "new", or else its files);
@@ -13,35 +13,49 @@ import json
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
-
 import llamaconv.sinks
 from llamaconv.sinks.disk import clear
+from llamaconv.sinks.manifest import write_json
 from llamaconv.sinks.publish import Publication
 from llamaconv.sinks.rename import aside_of, replace
-from llamaconv.sinks.safetensors import ShardedWriter
-from llamaconv.sinks.sharding import shard
-from llamaconv.tensors import TensorSpec
 
 SINKS = Path(llamaconv.sinks.__file__).parent
 WRITER = str(SINKS / "safetensors.py")
 
 
-def write(out: Path, text: str, overwrite: bool) -> None:
-    """Publish two shards, an index, a config and a manifest; ``text`` tells one version from another."""
-    shards = shard([TensorSpec(name, (3, 2), torch.int8) for name in "ab"], max_bytes=6)
+def write(out: Path, text: str, overwrite: bool, tensors: bool = False) -> None:
+    """Publish an output; ``text`` tells one version from another."""
     with Publication(out, overwrite, 1) as publication:
-        writer = ShardedWriter(publication.directory, shards)
-        for name in "ba":
-            writer.write(name, torch.full((3, 2), len(text), dtype=torch.int8))
-        digests = writer.finish()
-        (publication.directory / "config.json").write_text(text)
-        publication.commit({"version": text, "files": digests})
+        fill = fill_with_tensors if tensors else fill_with_files
+        fill(publication.directory, text)
+        publication.commit({"version": text})
+
+
+def fill_with_files(directory: Path, text: str) -> None:
+    """One file and one folder with another."""
+    (directory / "config.json").write_text(text)
+    (directory / "deep").mkdir()
+    write_json(directory / "deep" / "weights", text * 1000)
+
+
+def fill_with_tensors(directory: Path, text: str) -> None:
+    """Two shards and an index."""
+    import torch  # a fork is four times as fast without it
+
+    from llamaconv.sinks.safetensors import ShardedWriter
+    from llamaconv.sinks.sharding import shard
+    from llamaconv.tensors import TensorSpec
+
+    writer = ShardedWriter(directory, shard([TensorSpec(name, (3, 2), torch.int8) for name in "ab"], max_bytes=6))
+    for name in "ba":
+        writer.write(name, torch.full((3, 2), len(text), dtype=torch.int8))
+    (directory / "digests").write_text(str(writer.finish()))
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -53,7 +67,7 @@ def content(folder: Path) -> dict[str, bytes]:
 def killed(action: Callable[[], object], lines: int) -> bool:
     """Run ``action`` in a fork that kills itself before its ``lines``-th line of our code; False if it ended.
 
-    What only writes into the working folder is counted by function, all else by line.
+    What the writer of tensors does in the working folder is counted by function, all else by line.
     """
     child = os.fork()
     if child == 0:
@@ -85,12 +99,12 @@ def state(out: Path, versions: dict[str, dict[str, bytes]]) -> object:
     return "absent" if not out.exists() else sorted(found) if "llamaconv.json" in found else "unmarked"
 
 
-def main(folder: Path, mode: str, stride: int) -> None:
+def main(folder: Path, mode: str) -> None:
     room = folder / "room"
     out, new = room / "out", room / "new"
     versions = {}
     for name in ("old", "new"):
-        write(folder / name, name, overwrite=False)
+        write(folder / name, name, overwrite=False, tensors=mode == "tensors")
         versions[name] = content(folder / name)
     out.mkdir(parents=True, exist_ok=True)  # a volume is mounted there
     if mode == "here":
@@ -98,13 +112,13 @@ def main(folder: Path, mode: str, stride: int) -> None:
     replacing = mode in ("overwrite", "volume", "renames")
     line = 1
     while True:
-        if mode == "fresh":
+        if mode in ("fresh", "tensors"):
             clear(room)
         elif mode == "here":
             clear(out)
         else:
             write(out, "old", overwrite=True)
-        action: Callable[[], object] = lambda: write(out, "new", replacing)  # noqa: E731
+        action: Callable[[], object] = lambda: write(out, "new", replacing, mode == "tensors")  # noqa: E731
         if mode == "renames":
             write(new, "new", overwrite=True)
             action = lambda: replace(new, out, exchange=lambda one, other: False)  # noqa: E731
@@ -118,13 +132,15 @@ def main(folder: Path, mode: str, stride: int) -> None:
         else:
             if mode == "here":
                 clear(out)
-            write(out, "new", overwrite=mode != "here")
+            write(out, "new", overwrite=mode != "here", tensors=mode == "tensors")
             clean = sorted(os.listdir(room)) == ["out"] and state(out, versions) == "new"
             clean = clean and not {".lock", ".partial"} & set(os.listdir(out))
         print(json.dumps([line, found, clean]), flush=True)
-        line += stride
+        line += 1
     assert state(out, versions) == "new"
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).resolve(), sys.argv[2], int(sys.argv[3]))
+    # Python 3.12 warns of forking with torch's threads around; they idle, and the fork uses none.
+    warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+    main(Path(sys.argv[1]).resolve(), sys.argv[2])

@@ -17,10 +17,10 @@ def test_a_directory_has_one_holder_at_a_time(tmp_path: Path) -> None:
         claim(room)
     assert caught.value.message == f"{room} is being written by another process ({os.getpid()})."
     assert caught.value.exit_code == 7
-    os.close(first)
+    first.release()
     second = claim(room)
     assert os.listdir(room) == [LOCK]
-    os.close(second)
+    second.release()
 
 
 def test_what_no_run_of_ours_left_is_refused(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_what_a_run_of_ours_left_is_taken(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         if content:
             (tmp_path / name / content).touch()
-        os.close(claim(tmp_path / name))
+        claim(tmp_path / name).release()
 
 
 def test_a_lock_is_not_written_through_a_link(tmp_path: Path) -> None:
@@ -55,3 +55,23 @@ def test_a_lock_is_not_written_through_a_link(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="Too many levels of symbolic links"):
         take(tmp_path / "room")
     assert (tmp_path / "precious").read_text() == "mine"
+
+
+def test_a_lock_stays_with_its_directory(tmp_path: Path) -> None:
+    """After a rename the lock is not at the old name; removing it touches its own file and no other's."""
+    first = claim(tmp_path / "room")
+    (tmp_path / "room").rename(tmp_path / "published")
+    second = claim(tmp_path / "room")
+    assert not first.is_at(tmp_path / "room")
+    assert first.is_at(tmp_path / "published")
+    first.remove()
+    assert os.listdir(tmp_path / "published") == []
+    assert second.is_at(tmp_path / "room")
+    first.remove()
+    first.release()
+    (tmp_path / "room" / LOCK).unlink()
+    (tmp_path / "room" / LOCK).touch()
+    assert not second.is_at(tmp_path / "room")
+    second.remove()
+    assert os.listdir(tmp_path / "room") == [LOCK]
+    second.release()

@@ -24,7 +24,9 @@ from tests.sources.files import bits, random_tensor
 NAMES = st.text(st.characters(codec="utf-8"), max_size=6).filter(lambda name: name != "__metadata__")
 SHAPES = st.lists(st.integers(0, 5), max_size=4).map(tuple)
 DRAWN = st.dictionaries(NAMES, st.tuples(st.sampled_from(list(DTYPES.values())), SHAPES), max_size=6)
-METADATA = st.none() | st.just({}) | st.just({"format": "pt"}) | st.dictionaries(NAMES, NAMES, max_size=1)
+METADATA: st.SearchStrategy[dict[str, str] | None] = (
+    st.none() | st.just({}) | st.just({"format": "pt"}) | st.dictionaries(NAMES, NAMES, max_size=1)
+)
 
 
 def specs_of(tensors: dict[str, Tensor]) -> list[TensorSpec]:

@@ -1,4 +1,4 @@
-"""The column loops of GPTQ and of its refinement, compiled for the CPU.
+"""The inner loops of the scale search, of GPTQ and of its refinement, compiled for the CPU.
 
 Rows do not depend on each other, so a kernel walks one row at a time: 128 columns of it stay in the first-level cache.
 Kernels release the GIL and start no threads: the caller gives rows to threads.
@@ -10,7 +10,43 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["descend_columns", "round_columns"]
+__all__ = ["descend_columns", "least_error", "round_columns"]
+
+
+# Sums may be formed in any order, which lets them use vector registers: always the same order on one machine.
+@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "nsz"})  # type: ignore[untyped-decorator,unused-ignore]
+def least_error(
+    weight: NDArray[np.float32],
+    importance: NDArray[np.float32],
+    scale: NDArray[np.float32],
+    zero: NDArray[np.float32],
+    max_code: float,
+    best: NDArray[np.int64],
+) -> None:
+    """Which of several grids rounds each row with the least weighted squared error; the first of equals.
+
+    Args:
+        weight: [rows, columns]; importance: [columns].
+        scale: [rows, candidates]; zero: [rows, candidates].
+        max_code: ``2**bits - 1``.
+        best: [rows], written.
+    """
+    rows, columns = weight.shape
+    top = np.float32(max_code)
+    for row in range(rows):
+        least = np.float32(np.inf)
+        best[row] = 0
+        for candidate in range(scale.shape[1]):
+            step, offset = scale[row, candidate], zero[row, candidate]
+            error = np.float32(0.0)
+            for j in range(columns):
+                value = weight[row, j]
+                code = min(max(np.rint(value / step) + offset, np.float32(0.0)), top)
+                lost = (code - offset) * step - value
+                error += lost * lost * importance[j]
+            if error < least:
+                least = error
+                best[row] = candidate
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator,unused-ignore]
@@ -53,7 +89,6 @@ def descend_columns(
     gradient: NDArray[np.float32],
     hessian: NDArray[np.float32],
     scale: NDArray[np.float32],
-    zero: NDArray[np.float32],
     max_code: float,
     codes: NDArray[np.uint8],
     change: NDArray[np.float32],
@@ -63,7 +98,7 @@ def descend_columns(
     Args:
         gradient: [rows, columns], these columns of ``(W - Q) H``, kept up to date.
         hessian: [columns, columns], the diagonal block.
-        scale: [rows]; zero: [rows].
+        scale: [rows].
         max_code: ``2**bits - 1``.
         codes: [rows, columns], updated.
         change: [rows, columns], written: how much each dequantized value moved.
@@ -71,7 +106,7 @@ def descend_columns(
     rows, columns = gradient.shape
     top = np.float32(max_code)
     for row in range(rows):
-        step, offset = scale[row], zero[row]
+        step = scale[row]
         for j in range(columns):
             old = np.float32(codes[row, j])
             best = np.rint(old + gradient[row, j] / (hessian[j, j] * step))

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llamaconv.cli import main
+from llamaconv.cli.demo import command
+
+
+def test_the_artifacts_may_have_a_place() -> None:
+    """--out names it; without it the demo makes one."""
+    with command.make_context("demo", ["--out", "there"]) as context:
+        assert context.params["out"] == Path("there")
+    with command.make_context("demo", []) as context:
+        assert context.params["out"] is None
+
+
+def test_the_demo_ends_with_a_table_and_the_artifacts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One row for the dense model and one for each mode, then where the checkpoints are."""
+    assert main(["demo", "--out", str(tmp_path), "-q"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("llama: 2.89 M parameters, 4 layers; judged on ")
+    assert lines[2].split("  ")[0] == ""
+    assert [line.split()[0] for line in lines[4:7]] == ["dense", "gptq.int4", "llm.int8"]
+    assert lines[-2:] == [f"wrote  {tmp_path / 'gptq.int4'}", f"       {tmp_path / 'llm.int8'}"]
+    assert (tmp_path / "gptq.int4" / "model.safetensors").exists()

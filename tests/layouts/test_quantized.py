@@ -1,0 +1,103 @@
+"""Quantized layers are found, and the weights they stand for measured, by names and shapes alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from llamaconv.layouts.quantized import as_if_dense, quantized_layers
+from llamaconv.quantizers.modes import MODES, quantizer_for_mode
+from llamaconv.tensors import TensorSpec
+
+_GPTQ = {"qweight": torch.int32, "qzeros": torch.int32, "scales": torch.float16, "g_idx": torch.int32}
+
+
+def _gptq(bits: int, **changed: tuple[int, ...]) -> dict[str, TensorSpec]:
+    """The layer a.b of a weight [64, 96] in groups of 32."""
+    shapes = {"qweight": (3 * bits, 64), "qzeros": (3, 2 * bits), "scales": (3, 64), "g_idx": (96,)} | changed
+    return {f"a.b.{leaf}": TensorSpec(f"a.b.{leaf}", shape, _GPTQ[leaf]) for leaf, shape in shapes.items() if shape}
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("g_idx", [(96,), ()])
+def test_gptq_is_measured(bits: int, g_idx: tuple[int, ...]) -> None:
+    """Width, groups and both dimensions follow from qweight, qzeros and scales, whatever a config says."""
+    (layer,) = quantized_layers(_gptq(bits, g_idx=g_idx))
+    assert (layer.name, layer.storage.method, layer.bits, layer.groups) == ("a.b", "gptq", bits, 3)
+    assert layer.weight == TensorSpec("a.b.weight", (64, 96), torch.float16)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"qzeros": ()},
+        {"qweight": (12, 63)},
+        {"qweight": (11, 64, 1)},
+        {"scales": (2, 64)},
+        {"g_idx": (95,)},
+        {"qzeros": (3, 10)},
+        {"qzeros": (3, 0)},
+        {"qweight": (96, 8), "qzeros": (3, 8)},  # AWQ: packed along the outputs
+    ],
+)
+def test_parts_that_do_not_go_together_have_no_weight(changed: dict[str, tuple[int, ...]]) -> None:
+    """A layer whose tensors contradict each other is found, but nothing is made up for it."""
+    (layer,) = quantized_layers(_gptq(4, **changed))
+    assert (layer.name, layer.bits, layer.groups, layer.weight) == ("a.b", None, None, None)
+
+
+def test_llm_int8_as_bitsandbytes_saves_it_is_measured() -> None:
+    """A layer with SCB is 8 bits wide and has the shape of its codes."""
+    from bitsandbytes.nn import Linear8bitLt
+
+    layer = Linear8bitLt(32, 48, bias=True, has_fp16_weights=False)
+    layer.load_state_dict(nn.Linear(32, 48, dtype=torch.float16).state_dict())
+    specs = {f"l.{name}": TensorSpec.of(f"l.{name}", tensor) for name, tensor in layer.cpu().state_dict().items()}
+    (found,) = quantized_layers(specs)
+    assert (found.bits, found.weight) == (8, TensorSpec("l.weight", (48, 32), torch.float16))
+    assert set(as_if_dense(specs, [found])) == {"l.weight", "l.bias"}
+
+
+@pytest.mark.parametrize("kind", ["nf4", "fp4"])
+@pytest.mark.parametrize("nested", [True, False])
+def test_four_bits_as_bitsandbytes_saves_them_are_counted(kind: str, nested: bool) -> None:
+    """The headers tell how many weights there are, but not their shape."""
+    from bitsandbytes.functional import quantize_4bit
+
+    codes, state = quantize_4bit(
+        torch.randn(48, 40, dtype=torch.float16), blocksize=64, quant_type=kind, compress_statistics=nested
+    )
+    tensors = {"weight": codes, **{f"weight.{name}": part for name, part in state.as_dict(packed=True).items()}}
+    specs = {f"l.{name}": TensorSpec.of(f"l.{name}", tensor) for name, tensor in tensors.items()}
+    (found,) = quantized_layers(specs)
+    assert (found.bits, found.weight) == (4, TensorSpec("l.weight", (48 * 40,), torch.float16))
+    assert set(found.parts) == set(specs)
+
+
+@given(
+    st.sampled_from(MODES),
+    st.integers(1, 9).map(lambda n: 32 * n),
+    st.integers(1, 9).map(lambda n: 32 * n),
+    st.sampled_from([-1, 32]),
+)
+def test_what_our_quantizers_store_is_measured(mode: str, rows: int, columns: int, group: int) -> None:
+    """The weight measured is the weight that was quantized, for every mode and shape."""
+    weight = TensorSpec("a.b.weight", (rows, columns), torch.float16)
+    specs = {spec.name: spec for spec in quantizer_for_mode(mode, group_size=group).specs("a.b", weight)}
+    (layer,) = quantized_layers(specs)
+    assert (layer.weight, set(layer.parts)) == (weight, set(specs))
+    assert layer.bits == int(mode[-1])
+    assert layer.groups in (None, 1 if group == -1 else columns // 32)
+
+
+def test_dense_tensors_stay() -> None:
+    """As if dense: each quantized layer is one weight, biases and all else stay as they are."""
+    others = {
+        name: TensorSpec(name, (64,), torch.bfloat16) for name in ("a.b.bias", "a.c.weight", "a.scales", "qweight")
+    }
+    specs = _gptq(4) | others
+    dense = as_if_dense(specs, list(quantized_layers(specs)))
+    assert dense == others | {"a.b.weight": TensorSpec("a.b.weight", (64, 96), torch.float16)}
