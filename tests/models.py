@@ -25,6 +25,9 @@ __all__ = [
     "write_tokenizer",
 ]
 
+# At this size, threads that wait for each other cost more than they save.
+torch.set_num_threads(1)
+
 LENGTH = 160
 """Longer than any sliding window here, and far enough that a wrong rotary base shows."""
 
@@ -44,14 +47,27 @@ _COMMON: Mapping[str, Any] = {
     "eos_token_id": 257,
     "pad_token_id": None,
 }
-# Qwen2 has no head_dim of its own: heads * head_dim is the hidden size.
 _OWN: Mapping[str, Mapping[str, Any]] = {
     "llama": {},
     "mistral": {"sliding_window": 24},
-    "qwen2": {"head_dim": ...},
+    "qwen2": {"head_dim": ...},  # it has none of its own: the heads share the hidden size
     "qwen3": {"attention_bias": True},
-    # Sliding and full attention by turns, scaled embeddings, soft-capped logits; a family without a table of ours.
-    "gemma2": {"sliding_window": 24, "tie_word_embeddings": True, "query_pre_attn_scalar": 32},
+    # Eager attention, soft-capped logits, scaled embeddings, sliding and full attention by turns.
+    "gemma2": {"sliding_window": 24, "query_pre_attn_scalar": 32},
+    # Sliding and full attention with a rotary base for each.
+    "gemma3_text": {
+        "sliding_window": 24,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        "rope_theta": ...,
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 3000.0},
+            "full_attention": {"rope_type": "default", "rope_theta": 25000.0},
+        },
+    },
+    # Blocks that return tuples, position by attention biases.
+    "bloom": {"n_layer": 3, "n_head": 6},
+    # Position embeddings before the blocks.
+    "opt": {"ffn_dim": 160, "word_embed_proj_dim": 96},
 }
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 """The families with a table of tensor names."""
@@ -90,7 +106,7 @@ def write_model(
             else:
                 parameter.copy_(noise / parameter.shape[1] ** 0.5)
     model.to(dtype).save_pretrained(directory, max_shard_size=max_shard_size)
-    if family != "gemma2":
+    if family in FAMILIES:
         _write_rope(directory, rope, float(settings["rope_theta"]))
     return directory
 

@@ -18,6 +18,7 @@ from llamaconv.cli.lazy import LazyGroup
 from llamaconv.cli.output import fail
 from llamaconv.cli.signals import terminable
 from llamaconv.cli.streams import settle
+from llamaconv.memory import give_back_freed_memory
 
 __all__ = ["app", "main"]
 
@@ -68,4 +69,5 @@ def _dispatch(arguments: list[str]) -> None:
             click.echo(app.get_help(context), err=True)
             context.exit(2)
     with app.make_context(_NAME, arguments) as context:
+        give_back_freed_memory()
         app.invoke(context)

@@ -42,6 +42,7 @@ _GPTQ_ONLY = (
     "act_order",
     "damping",
     "scales",
+    "sweeps",
     "calibration",
     "samples",
     "seq_len",
@@ -71,6 +72,13 @@ _GPTQ_ONLY = (
     type=click.Choice(["search", "minmax"]),
     default="search",
     help="Scales of least error, or those that cover the whole range.",
+)
+@click.option(
+    "--sweeps",
+    type=click.IntRange(0, 100),
+    default=3,
+    metavar="N",
+    help="Passes over scales and codes after GPTQ's walk; 0 is GPTQ as published.",
 )
 @click.option("--lm-head", is_flag=True, help="Quantize the output head too.")
 @click.option(

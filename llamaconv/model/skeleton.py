@@ -189,7 +189,8 @@ class Skeleton:
             result: Tensor = output.logits[0]
             return result
 
-        with self._replaced([Inject(block, injected) for block in self.blocks]):
+        # What runs before the blocks runs again, on whatever it has, and its result is passed over.
+        with self._replaced([Inject(block, injected) for block in self.blocks]), _zeros_for_meta(self.model):
             yield logits
 
     @contextmanager

@@ -109,9 +109,12 @@ def run_staged(
         workers: Run the samples.
         collect: Called with a stage and some samples' inputs [L, K] to it, in the samples' order.
         quantize: Called once per stage when all inputs are collected; must put the new weights into the block.
-        held: How many samples may stay suspended while the others are abandoned and started again.
+        held: How many samples may stay suspended while the others are abandoned and started again; if not all,
+            a multiple of the number of workers is used.
     """
     samples = [_Sample(block, states, own) for states, own in zip(hidden, inputs, strict=True)]
+    if held < len(samples):
+        held -= held % workers.count  # so that each sample has the same worker in its wave as among all samples
     rest = range(held, len(samples), workers.count)
     waves = [samples[:held]] if held else []
     waves += [samples[first : first + workers.count] for first in rest]
@@ -131,6 +134,9 @@ def run_staged(
             hidden[index] = samples[index].finish()
 
         workers.map(finish, range(len(samples)))
+    except BaseException:
+        workers.map(_Sample.abandon, samples)  # what is suspended would outlive its thread, activations and all
+        raise
     finally:
         for hook in hooks:
             hook.remove()
@@ -179,6 +185,6 @@ class _Sample:
 
     def abandon(self) -> None:
         """Give up what is suspended; the next call starts again from the block's input."""
-        if self._way is not None:
+        if self._way is not None and not self._way.dead:
             self._way.throw()
-            self._way = None
+        self._way = None

@@ -19,7 +19,7 @@ from llamaconv.quantizers.grids import AffineGrid
 from llamaconv.quantizers.hessian import Factor
 from llamaconv.quantizers.kernels.cpu_numba import round_columns
 from llamaconv.quantizers.packing import CheckpointFormat, GptqWeight
-from llamaconv.quantizers.refine import column_blocks, sweep
+from llamaconv.quantizers.refine import column_blocks, refine
 from llamaconv.tensors import TensorSpec
 
 __all__ = ["Gptq"]
@@ -105,8 +105,17 @@ class Gptq:
             ordered = weight[part].index_select(1, order)
             original = ordered.clone() if self.sweeps else ordered
             walked = _walk(ordered, factor.upper, importance, self, scales[part], zeros[part])
-            for _ in range(self.sweeps):
-                sweep(original, factor.hessian, walked, scales[part], zeros[part], self.group_size, self.grid)
+            if self.sweeps:
+                refine(
+                    original,
+                    factor.hessian,
+                    walked,
+                    scales[part],
+                    zeros[part],
+                    group_size=self.group_size,
+                    grid=self.grid,
+                    sweeps=self.sweeps,
+                )
             codes[part] = torch.empty_like(walked).index_copy_(1, order, walked)
 
         map(walk, range(0, rows, _ROWS))

@@ -69,8 +69,12 @@ class AffineGrid:
             return self._spanning(low, high)
         shrinks = torch.tensor(_SHRINKS, dtype=weight.dtype)
         candidates = self._spanning(low[:, None] * shrinks, high[:, None] * shrinks)
+        # To be clipped is a row's choice: one whose whole range overflows float16 gets no narrower one instead.
+        whole = candidates.scale[:, :1]
+        candidates.scale.masked_fill_(torch.isinf(whole), torch.inf)
+        mean = importance.mean()
         # A column no calibration token lit still has to be rounded somewhere near itself.
-        importance = importance + 1e-6 * importance.mean() + torch.finfo(torch.float32).tiny
+        importance = importance / mean + 1e-6 if mean > 0 else torch.ones_like(importance)
         best = torch.empty(len(weight), dtype=torch.int64)
         least_error(
             weight.contiguous().numpy(),
@@ -82,15 +86,6 @@ class AffineGrid:
         )
         pick = best[:, None]
         return GridParameters(candidates.scale.gather(1, pick)[:, 0], candidates.zero.gather(1, pick)[:, 0])
-
-    def codes(self, weight: Tensor, parameters: GridParameters) -> Tensor:
-        """The nearest code of each value: ``weight`` [N, C] float32 -> [N, C] float32 (whole numbers)."""
-        scale, zero = parameters.scale[:, None], parameters.zero[:, None]
-        return (weight / scale).round_().add_(zero).clamp_(0, self.max_code)
-
-    def values(self, codes: Tensor, parameters: GridParameters) -> Tensor:
-        """What codes stand for: [N, C] -> [N, C] float32."""
-        return (codes - parameters.zero[:, None]) * parameters.scale[:, None]
 
     def _spanning(self, low: Tensor, high: Tensor) -> GridParameters:
         scale = (high - low) / self.max_code

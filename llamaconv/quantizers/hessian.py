@@ -24,7 +24,8 @@ __all__ = ["Factor", "accumulate", "factorize", "mirror", "relative_error", "rou
 _PANEL = 256  # columns; a fixed width, so that sums do not depend on the number of workers
 _TOKENS = 8192  # rows converted to float32 at a time
 _ROWS = 256  # rows of a weight given to one worker at a time
-_RAISE = 10.0**0.5  # each failed factorization raises the damping by this factor
+_RAISE = 10.0**0.5  # each failed factorization raises the damping by this factor,
+_SMALLEST_RAISED = 1e-4  # from here on where it was smaller, or 0
 _LARGEST_DAMPING = 1.0  # times the mean of the diagonal; beyond it the Hessian says nothing
 
 
@@ -53,7 +54,7 @@ def accumulate(hessian: Tensor, inputs: Sequence[Tensor], map: Map) -> None:
     """Add ``sum_t x_t^T x_t`` over all inputs to ``hessian`` in place.
 
     Only panels on and above the diagonal are computed, each from all inputs in the order given, so the sum is
-    the same for any number of workers. :func:`factorize` mirrors the panels.
+    the same for any number of workers. :func:`mirror` fills in the rest.
 
     Args:
         hessian: [K, K] float32.
@@ -103,7 +104,7 @@ def factorize(hessian: Tensor, damping: float, act_order: bool) -> Factor:
 
     Args:
         hessian: [K, K] float32, symmetric; not changed.
-        damping: Fraction of the mean diagonal that is added to the diagonal.
+        damping: Fraction of the mean diagonal that is added to the diagonal; raised step by step until it is enough.
         act_order: Quantize columns in the order of falling diagonal.
 
     Raises:
@@ -118,23 +119,29 @@ def factorize(hessian: Tensor, damping: float, act_order: bool) -> Factor:
         if act_order
         else torch.arange(columns, device=hessian.device)
     )
-    raises = 0
-    while damping <= _LARGEST_DAMPING * (1 + 1e-9):
+    steps = _dampings(damping)
+    for raises, step in enumerate(steps):
         damped = hessian[order[:, None], order[None, :]]
         # A dead column has no inputs to learn from: with any diagonal it is rounded by itself.
-        damped.diagonal().add_(damping * mean).masked_fill_(dead[order], mean or 1.0)
+        damped.diagonal().add_(step * mean).masked_fill_(dead[order], mean or 1.0)
         matrix = damped.flip(0, 1)
         lower, info = torch.linalg.cholesky_ex(matrix, out=(matrix, torch.empty((), dtype=torch.int32)))
         if int(info) == 0 and bool(torch.isfinite(lower.diagonal()).all()):
             identity = torch.eye(columns, dtype=lower.dtype, device=lower.device)
             upper = torch.linalg.solve_triangular(lower, identity, upper=False, out=identity)
-            return Factor(upper.flip(0, 1), damped, order, diagonal, damping, raises)
-        damping = max(damping, 1e-4) * _RAISE
-        raises += 1
+            return Factor(upper.flip(0, 1), damped, order, diagonal, step, raises)
     raise NumericalError(
-        f"the Hessian is not positive definite, even with damping {_LARGEST_DAMPING:g} (raised {raises} times)",
+        f"the Hessian is not positive definite, even with damping {steps[-1]:g} (raised {len(steps) - 1} times)",
         hint="Use more calibration data, or --fallback rtn to round this module to nearest.",
     )
+
+
+def _dampings(first: float) -> list[float]:
+    """``first``, then what it is raised to, up to the largest."""
+    steps = [first]
+    while steps[-1] < _LARGEST_DAMPING * (1 - 1e-9):  # not one step more for a rounding error
+        steps.append(min(max(steps[-1], _SMALLEST_RAISED) * _RAISE, _LARGEST_DAMPING))
+    return steps
 
 
 def relative_error(weight: Tensor, approximation: Tensor, hessian: Tensor, map: Map) -> float:

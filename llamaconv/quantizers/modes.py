@@ -49,15 +49,21 @@ def quantizer_of_checkpoint(config: Mapping[str, Any]) -> Quantizer:
     method = config.get("quant_method")
     if method == "gptq":
         bits, form = config.get("bits"), config.get("checkpoint_format", "gptq")
-        if bits in (2, 3, 4, 8) and form in ("gptq", "gptq_v2"):
+        size = config.get("group_size", 128)
+        if bits in (2, 3, 4, 8) and form in ("gptq", "gptq_v2") and isinstance(size, int) and (size == -1 or size > 0):
             grid = AffineGrid(int(bits), bool(config.get("sym", True)))
-            return Gptq(grid, int(config.get("group_size", 128)), bool(config.get("desc_act", False)), format=form)
+            return Gptq(grid, size, bool(config.get("desc_act", False)), format=form)
         raise UnsupportedError(
-            f"GPTQ with bits={bits!r} and checkpoint_format={form!r}",
-            hint="2, 3, 4 and 8 bits in the formats gptq and gptq_v2 can be read.",
+            f"GPTQ with bits={bits!r}, group_size={size!r} and checkpoint_format={form!r}",
+            hint="2, 3, 4 and 8 bits, groups of 1 or more columns or -1, and the formats gptq and gptq_v2 can be read.",
         )
     if method == "bitsandbytes" and (config.get("load_in_8bit") or config.get("_load_in_8bit")):
-        return LlmInt8(float(config.get("llm_int8_threshold", 6.0)))
+        threshold = config.get("llm_int8_threshold", 6.0)
+        if isinstance(threshold, int | float):
+            return LlmInt8(float(threshold))
+        raise UnsupportedError(
+            f"LLM.int8 with llm_int8_threshold={threshold!r}", hint="Give the largest input as a number; 6.0 is usual."
+        )
     raise UnsupportedError(
         f"quantization_config with quant_method={method!r} cannot be read",
         hint="GPTQ and bitsandbytes LLM.int8 checkpoints can.",

@@ -1,8 +1,8 @@
 """Coordinate descent after GPTQ: refit each group's scale, then each column's code, while all else stays.
 
 GPTQ rounds every column once and never looks back. Each step here minimizes the same layer-wise error
-``(W - Q) H (W - Q)^T`` exactly over one scale or one code, so it can only fall. Per sweep it costs about twice what the
-GPTQ walk does.
+``(W - Q) H (W - Q)^T`` exactly over one scale or one code, so it can only fall. A sweep costs about twice what the GPTQ
+walk does.
 """
 
 from __future__ import annotations
@@ -15,21 +15,23 @@ from torch import Tensor
 from llamaconv.quantizers.grids import AffineGrid
 from llamaconv.quantizers.kernels.cpu_numba import descend_columns
 
-__all__ = ["column_blocks", "sweep"]
+__all__ = ["column_blocks", "refine"]
 
 _BLOCK = 128  # columns worked on between two updates of all others
 
 
-def sweep(
+def refine(
     weight: Tensor,
     hessian: Tensor,
     codes: Tensor,
     scales: Tensor,
     zeros: Tensor,
+    *,
     group_size: int,
     grid: AffineGrid,
+    sweeps: int,
 ) -> None:
-    """One pass over all groups.
+    """Some passes over all groups.
 
     Args:
         weight: [R, K] float32, in the order in which columns were quantized.
@@ -38,58 +40,67 @@ def sweep(
         scales: [R, G] float16, updated; zeros: [R, G] uint8.
         group_size: Columns per group, -1 for all.
         grid: Of the codes.
+        sweeps: How many passes.
     """
     columns = weight.shape[1]
     size = columns if group_size == -1 else group_size
-    offsets, steps = zeros.float(), scales.float()
-    quantized = torch.cat(
-        [
-            (codes[:, start : start + size].float() - offsets[:, index, None]) * steps[:, index, None]
-            for index, start in enumerate(range(0, columns, size))
-        ],
-        1,
-    )
+    group = torch.arange(columns) // size
+    quantized = (codes.float() - zeros.float()[:, group]) * scales.float()[:, group]
     gradient = (weight - quantized) @ hessian
-    for first, last, group in column_blocks(columns, group_size):
-        if group is not None:
-            index, end = group
-            _refit(gradient, hessian, codes, scales, zeros, index, first, end)
-            scale = scales[:, index].float()
-        block_codes = codes[:, first:last].contiguous()
-        change = torch.empty(block_codes.shape)
-        descend_columns(
-            gradient[:, first:last].contiguous().numpy(),
-            hessian[first:last, first:last].contiguous().numpy(),
-            scale.numpy(),
-            grid.max_code,
-            block_codes.numpy(),
-            change.numpy(),
-        )
-        codes[:, first:last] = block_codes
-        gradient.addmm_(change, hessian[first:last], alpha=-1.0)
+    for _ in range(sweeps):
+        for index, first in enumerate(range(0, columns, size)):
+            last = min(first + size, columns)
+            part = slice(first, last)
+            change = _refit(gradient[:, part], hessian[part, part], codes[:, part], scales, zeros, index)
+            if last - first <= _BLOCK:
+                # The group's own columns are brought up to date here, all others once for both changes.
+                own = gradient[:, part].addmm(change, hessian[part, part], alpha=-1.0)
+                change += _descend(own, hessian[part, part], codes[:, part], scales[:, index], grid)
+                gradient.addmm_(change, hessian[part], alpha=-1.0)
+                continue
+            gradient.addmm_(change, hessian[part], alpha=-1.0)
+            for start in range(first, last, _BLOCK):
+                block = slice(start, min(start + _BLOCK, last))
+                own = gradient[:, block].contiguous()
+                change = _descend(own, hessian[block, block], codes[:, block], scales[:, index], grid)
+                gradient.addmm_(change, hessian[block], alpha=-1.0)
 
 
-def _refit(
-    gradient: Tensor,
-    hessian: Tensor,
-    codes: Tensor,
-    scales: Tensor,
-    zeros: Tensor,
-    index: int,
-    first: int,
-    end: int,
-) -> None:
-    """The best scale of one group for its codes, in float16; kept only where it lowers the error."""
-    centred = codes[:, first:end].float() - zeros[:, index, None].float()
-    slope = (gradient[:, first:end] * centred).sum(1)
-    curvature = ((centred @ hessian[first:end, first:end]) * centred).sum(1)
+def _refit(gradient: Tensor, hessian: Tensor, codes: Tensor, scales: Tensor, zeros: Tensor, index: int) -> Tensor:
+    """The best scale of one group for its codes, in float16; kept only where it lowers the error.
+
+    Returns:
+        How much each of the group's dequantized values moved, [R, C].
+    """
+    centred = codes.float() - zeros[:, index, None].float()
+    slope = (gradient * centred).sum(1)
+    curvature = ((centred @ hessian) * centred).sum(1)
     old = scales[:, index].float()
     new = (old + slope / curvature.clamp(min=torch.finfo(torch.float32).tiny)).half().float()
     step = new - old
     better = (new > 0) & torch.isfinite(new) & (step * (2 * slope - step * curvature) > 0)
     step = torch.where(better, step, torch.zeros_like(step))
     scales[:, index] = (old + step).half()
-    gradient.addmm_(step[:, None] * centred, hessian[first:end], alpha=-1.0)
+    return step[:, None] * centred
+
+
+def _descend(gradient: Tensor, hessian: Tensor, codes: Tensor, scale: Tensor, grid: AffineGrid) -> Tensor:
+    """Each column's best code in turn; ``gradient`` [R, C] is used up.
+
+    Returns:
+        How much each dequantized value moved, [R, C].
+    """
+    chosen, change = codes.contiguous(), torch.empty(codes.shape)
+    descend_columns(
+        gradient.numpy(),
+        hessian.contiguous().numpy(),
+        scale.float().numpy(),
+        grid.max_code,
+        chosen.numpy(),
+        change.numpy(),
+    )
+    codes.copy_(chosen)
+    return change
 
 
 def column_blocks(columns: int, group_size: int) -> Iterator[tuple[int, int, tuple[int, int] | None]]:

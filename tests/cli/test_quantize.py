@@ -44,9 +44,9 @@ def test_the_modes_are_the_librarys() -> None:
 def test_every_option_reaches_its_setting() -> None:
     """Each is parsed to the type that the task takes."""
     arguments = (
-        "--mode gptq.int3 --group-size -1 --asym --act-order --damp 0.05 --scales minmax --lm-head --skip *.q --skip "
-        "*.k --calibration c.txt --samples 3 --seq-len 64 --seed 9 --device cuda:1 --dtype float16 --compute-dtype "
-        "float32 --threads 2 --max-shard-size 1MiB --fallback rtn --overwrite"
+        "--mode gptq.int3 --group-size -1 --asym --act-order --damp 0.05 --scales minmax --sweeps 0 --lm-head "
+        "--skip *.q --skip *.k --calibration c.txt --samples 3 --seq-len 64 --seed 9 --device cuda:1 "
+        "--dtype float16 --compute-dtype float32 --threads 2 --max-shard-size 1MiB --fallback rtn --overwrite"
     )
     assert parsed(*arguments.split()) == {
         "mode": "gptq.int3",
@@ -55,6 +55,7 @@ def test_every_option_reaches_its_setting() -> None:
         "act_order": True,
         "damping": 0.05,
         "scales": "minmax",
+        "sweeps": 0,
         "lm_head": True,
         "skip": ("*.q", "*.k"),
         "calibration": "c.txt",
@@ -80,6 +81,7 @@ def test_every_option_reaches_its_setting() -> None:
         "--mode gptq.int4 --damp nan",
         "--mode gptq.int4 --damp -1",
         "--mode gptq.int4 --samples 0",
+        "--mode gptq.int4 --sweeps -1",
         "--mode gptq.int4 --seq-len 1",
         "--mode gptq.int4 --seed -1",
         "--mode gptq.int4 --threads 0",
@@ -186,7 +188,7 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_an_interruption_in_mid_run_publishes_nothing(tmp_path: Path, number: signal.Signals, code: int) -> None:
     """DST is absent, the report too, and the last line says what remains."""
     out, tokens = tmp_path / "out", write_tokens(tmp_path / "tokens.npy", 64, 512)
-    arguments = ["--mode", "gptq.int4", "--calibration", tokens, "--report", tmp_path / "report.json"]
+    arguments = ["--mode", "gptq.int4", "--calibration", str(tokens), "--report", str(tmp_path / "report.json")]
     with subprocess.Popen(
         command_line("quantize", MODEL, out, *arguments),
         stdout=subprocess.PIPE,

@@ -1,1 +1,1 @@
-"""The one loop that torch cannot express well: rounding column after column while passing the error on."""
+"""The loops that torch cannot express well: one column, one code, one grid after the other."""
