@@ -54,9 +54,7 @@ def llamaconv(*arguments: str | Path) -> Measured:
     return measure(sys.executable, "-m", "llamaconv", *map(str, arguments))
 
 
-def synthetic_llama(
-    directory: Path, *, width: int, ffn: int, layers: int, outliers: int = 0, seed: int = 0
-) -> Path:
+def synthetic_llama(directory: Path, *, width: int, ffn: int, layers: int, outliers: int = 0, seed: int = 0) -> Path:
     """A random bfloat16 Llama, written tensor by tensor.
 
     Args:
@@ -99,9 +97,7 @@ def synthetic_llama(
     return directory
 
 
-def _weight(
-    name: str, shape: tuple[int, ...], channels: torch.Tensor, generator: torch.Generator
-) -> torch.Tensor:
+def _weight(name: str, shape: tuple[int, ...], channels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     if len(shape) == 1:
         weight = torch.ones(shape)
         if name != "model.norm.weight":

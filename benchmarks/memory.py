@@ -25,9 +25,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         tokens = random_tokens(Path(folder) / "tokens.npy", chosen.samples, chosen.seq_len)
         for layers in chosen.layers:
-            model = synthetic_llama(
-                Path(folder) / f"{layers}", width=chosen.width, ffn=chosen.ffn, layers=layers
-            )
+            model = synthetic_llama(Path(folder) / f"{layers}", width=chosen.width, ffn=chosen.ffn, layers=layers)
             size = sum(path.stat().st_size for path in model.glob("*.safetensors"))
             out = Path(folder) / f"out-{layers}"
             run = llamaconv("quantize", model, out, "--mode", chosen.mode, "--calibration", tokens, "-q")

@@ -35,9 +35,10 @@ def main() -> None:
         for layer in result["layers"]
     ]
     publish(rows, chosen.json)
-    print(f"whole process: {run.seconds:.1f} s, peak {run.peak_rss / 1e6:.0f} MB; by kind of work: " + ", ".join(
-        f"{kind} {seconds:.1f} s" for kind, seconds in result["stage_seconds"].items()
-    ))
+    print(
+        f"whole process: {run.seconds:.1f} s, peak {run.peak_rss / 1e6:.0f} MB; by kind of work: "
+        + ", ".join(f"{kind} {seconds:.1f} s" for kind, seconds in result["stage_seconds"].items())
+    )
 
 
 if __name__ == "__main__":

@@ -23,8 +23,18 @@ def main() -> None:
             model, out = Path(folder) / f"model-{place}", Path(folder) / place / "out"
             shutil.copytree(chosen.model, model)
             llamaconv(
-                "quantize", model, out, "--mode", chosen.mode, "--samples", chosen.samples,
-                "--seq-len", chosen.seq_len, "--threads", str(threads), "-q",
+                "quantize",
+                model,
+                out,
+                "--mode",
+                chosen.mode,
+                "--samples",
+                chosen.samples,
+                "--seq-len",
+                chosen.seq_len,
+                "--threads",
+                str(threads),
+                "-q",
             )
             digest = hashlib.sha256()
             for name, content in files(out):

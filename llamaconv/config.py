@@ -17,7 +17,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from llamaconv.errors import UnsupportedError
-from llamaconv.json_files import config_error, parse_object, read_object, shown, validated
+from llamaconv.json_files import config_error, parsed, read_object, shown, validated
 
 __all__ = ["ModelConfig", "parse_config", "read_config"]
 
@@ -146,7 +146,7 @@ def parse_config(source: bytes, path: Path = Path("config.json")) -> ModelConfig
     Raises:
         ConfigError, UnsupportedError: As ``read_config``.
     """
-    raw = parse_object(source, path)
+    raw = parsed(source, path)
     if raw.get("auto_map"):
         raise UnsupportedError(
             f"{path}: auto_map is {shown(raw['auto_map'])}: remote code is never run.",

@@ -1,11 +1,13 @@
-"""JSON files that others wrote, read with suspicion: one object, checked against a pydantic model."""
+"""JSON that others wrote, read with suspicion: one object, and for configurations a pydantic model of it."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+import re
 import stat
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,9 +16,12 @@ from pydantic import BaseModel, ValidationError
 
 from llamaconv.errors import ConfigError
 
-__all__ = ["MAX_BYTES", "config_error", "parse_object", "read_object", "shown", "validated"]
+__all__ = ["MAX_BYTES", "config_error", "parse_object", "parsed", "read_object", "shown", "validated"]
 
 MAX_BYTES = 16_000_000
+
+_ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -25,7 +30,7 @@ def read_object(path: Path) -> tuple[bytes, dict[str, Any]]:
     """A JSON file's bytes and the object in it, its keys in their order.
 
     Raises:
-        ConfigError: Missing, unreadable, no regular file, over 16 MB, or as ``parse_object``.
+        ConfigError: Missing, unreadable, no regular file, over 16 MB, or as ``parsed``.
     """
     try:
         # A pipe must not keep us waiting.
@@ -41,58 +46,79 @@ def read_object(path: Path) -> tuple[bytes, dict[str, Any]]:
         raise config_error(path, [f"cannot be read: {error.strerror}"]) from error
     if len(source) > MAX_BYTES:
         raise config_error(path, [f"more than {MAX_BYTES} bytes are too many for a configuration"])
-    return source, parse_object(source, path)
+    return source, parsed(source, path)
 
 
-def parse_object(source: bytes, path: Path) -> dict[str, Any]:
-    """The JSON object (RFC 8259) in ``source``; ``path`` is for the messages.
+def parsed(source: bytes, path: Path) -> dict[str, Any]:
+    """The JSON object in the bytes of a configuration; ``path`` is for the messages.
 
     Raises:
-        ConfigError: Not JSON in UTF-8, not an object, a repeated key, a number that is not finite or has over
-            40 digits.
+        ConfigError: What ``parse_object`` refuses.
     """
     try:
-        value = json.loads(
-            source.decode("utf-8"),
-            object_pairs_hook=_unique,
-            parse_constant=_real,
-            parse_float=_real,
-            parse_int=_integer,
-        )
-        json.dumps(value, ensure_ascii=False).encode("utf-8")  # "\\ud800" could be read but not written back
-    except UnicodeError as error:
-        raise config_error(path, ["not valid Unicode in UTF-8"]) from error
-    except json.JSONDecodeError as error:
-        raise config_error(path, [f"not JSON ({error.msg}, line {error.lineno})"]) from error
-    except RecursionError as error:
-        raise config_error(path, ["nested too deeply"]) from error
+        return parse_object(source)
     except ValueError as error:
         raise config_error(path, [str(error)]) from error
+
+
+def parse_object(data: bytes) -> dict[str, Any]:
+    """The one JSON object (RFC 8259) in UTF-8 that ``data`` must hold, its keys in their order.
+
+    Stricter than ``json.loads``: what parsers disagree on, or what could not be written back, is refused
+    (repeated keys, numbers that are not finite, halves of a surrogate pair), and so are integers of over 40
+    digits.
+
+    Raises:
+        ValueError: What is wrong, as a phrase that continues a sentence ("is …").
+    """
+    try:
+        text = data.decode("utf-8")
+        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_real, parse_float=_real, parse_int=_integer)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not valid UTF-8 (byte {error.start})") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON ({error.msg}, line {error.lineno}, column {error.colno})") from error
+    except RecursionError as error:
+        raise ValueError("not JSON that can be read (nested too deeply)") from error
     if not isinstance(value, dict):
-        raise config_error(path, ["not a JSON object"])
+        raise ValueError("not a JSON object")
+    if _ESCAPED_SURROGATE.search(text):  # UTF-8 holds none unescaped, so the strings are rarely gone through
+        _require_whole_pairs(value)
     return value
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in table:
-            raise ValueError(f"the key {shown(key)} stands in it twice")
-        table[key] = value
+    table = dict(pairs)
+    if len(table) < len(pairs):  # a loop only here: a header can hold 100,000s of objects
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"not usable: the key {shown(twice)} stands in it twice")
     return table
 
 
 def _integer(text: str) -> int:
-    if len(text) > 40:  # int() of a long one is slow, and no size is as long
-        raise ValueError(f"a number of {len(text)} digits stands in it")
+    if len(text) > 40:  # int() of a long one is slow, and no size or offset is as long
+        raise ValueError(f"not usable: a number of {len(text)} digits stands in it")
     return int(text)
 
 
 def _real(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):  # NaN, Infinity, 1e999: JSON could not be written back
-        raise ValueError(f"{text} is not a finite number")
+        raise ValueError(f"not usable: {text:.80} is not a finite number")
     return value
+
+
+def _require_whole_pairs(value: object) -> None:
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, dict):
+            pending.extend(item)
+            pending.extend(item.values())
+        elif isinstance(item, list):
+            pending.extend(item)
+        elif isinstance(item, str) and _SURROGATE.search(item):
+            raise ValueError(f"not usable: {shown(item)} in it is not valid Unicode")
 
 
 def validated(model: type[Model], raw: Mapping[str, Any], path: Path, hint: str | None = None) -> Model:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamaconv.errors import ConfigError
-from llamaconv.json_files import MAX_BYTES, parse_object, read_object, shown
+from llamaconv.json_files import MAX_BYTES, parse_object, parsed, read_object, shown
 
 _TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
+_ANY_TEXT = st.text(st.sampled_from("a\\u\ud800\udbff\udc00\udfff\ue000😀"), max_size=4)
 _VALUES = st.recursive(
     st.none()
     | st.booleans()
@@ -25,40 +27,88 @@ _VALUES = st.recursive(
 )
 
 
-def _refused(source: bytes) -> str:
-    with pytest.raises(ConfigError) as caught:
-        parse_object(source, Path("c.json"))
-    return str(caught.value)
-
-
-@given(st.dictionaries(_TEXT, _VALUES, max_size=5))
-def test_every_object_that_can_be_written_is_read_back(table: dict[str, object]) -> None:
+@given(st.dictionaries(_TEXT, _VALUES, max_size=5), st.booleans())
+def test_every_object_that_can_be_written_is_read_back(table: dict[str, object], escaped: bool) -> None:
     """Parsing is the inverse of writing, keys in their order."""
-    parsed = parse_object(json.dumps(table).encode(), Path("c.json"))
-    assert parsed == table
-    assert list(parsed) == list(table)
+    read = parse_object(json.dumps(table, ensure_ascii=escaped).encode())
+    assert read == table
+    assert list(read) == list(table)
+
+
+@given(st.dictionaries(_ANY_TEXT, _ANY_TEXT | st.lists(_ANY_TEXT, max_size=2), max_size=3))
+def test_text_is_read_if_and_only_if_utf8_can_hold_it(table: dict[str, object]) -> None:
+    """Half a surrogate pair, in whatever key or value, could be read but not written back."""
+    escaped = json.dumps(table).encode()
+    try:
+        json.dumps(json.loads(escaped), ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        with pytest.raises(ValueError, match=r'^not usable: ".*" in it is not valid Unicode$'):
+            parse_object(escaped)
+    else:
+        assert parse_object(escaped) == json.loads(escaped)
+
+
+def test_an_object_comes_back_in_its_order() -> None:
+    """A well-formed object is what json.loads makes of it, keys in the file's order."""
+    read = parse_object('{"b": [1, -2, 0.5], "a": {"é": null}}  '.encode())
+    assert list(read.items()) == [("b", [1, -2, 0.5]), ("a", {"é": None})]
 
 
 @pytest.mark.parametrize(
-    ("source", "fault"),
+    ("data", "value"),
     [
-        (b'{"a": 1', "not JSON (Expecting ',' delimiter, line 1)"),
-        (b"", "not JSON (Expecting value, line 1)"),
-        (b"[1]", "not a JSON object"),
-        (b"3", "not a JSON object"),
-        (b'{"a": 1, "b": {"c": 1, "c": 2}}', 'the key "c" stands in it twice'),
-        (b'{"a": NaN}', "NaN is not a finite number"),
-        (b'{"a": [-Infinity]}', "-Infinity is not a finite number"),
-        (b'{"a": 1e999}', "1e999 is not a finite number"),
-        (b'{"a": ' + b"9" * 5000 + b"}", "a number of 5000 digits stands in it"),
-        (b'{"a": "\xff"}', "not valid Unicode in UTF-8"),
-        (b'{"\\ud800": 1}', "not valid Unicode in UTF-8"),
-        (b'{"a": ' + b"[" * 200_000, "nested too deeply"),
+        (b"9" * 40, int("9" * 40)),
+        (b'"\\ud83d\\ude00"', "\U0001f600"),
+        (b'"\\\\ud800"', "\\ud800"),
+        (b'[{"a": 1}, {"a": 2}]', [{"a": 1}, {"a": 2}]),
     ],
 )
-def test_other_bytes_are_refused(source: bytes, fault: str) -> None:
-    """What is no object, or could not be written back as it was, is refused in one sentence."""
-    assert _refused(source) == f"c.json: {fault}."
+def test_what_only_resembles_a_fault_is_read(data: bytes, value: object) -> None:
+    """Forty digits, a whole surrogate pair, an escaped backslash and one key in two objects are all right."""
+    assert parse_object(b'{"a": ' + data + b"}") == {"a": value}
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b'{"a": 1', "not JSON (Expecting ',' delimiter, line 1, column 8)"),
+        (b'{"a": }', "not JSON (Expecting value, line 1, column 7)"),
+        (b'{"a": 1,\n "b": }', "not JSON (Expecting value, line 2, column 7)"),
+        (b"", "not JSON (Expecting value, line 1, column 1)"),
+        (b"[1]", "not a JSON object"),
+        (b"3", "not a JSON object"),
+        (b'{"a": 1, "b": {"c": 1, "c": 2}}', 'not usable: the key "c" stands in it twice'),
+        (b'{"a": {"b": 1, "b": 1}}', 'not usable: the key "b" stands in it twice'),
+        (b'{"b": 1, "a": 1, "b": 1}', 'not usable: the key "b" stands in it twice'),
+        (b'{"a": NaN}', "not usable: NaN is not a finite number"),
+        (b'{"a": -Infinity}', "not usable: -Infinity is not a finite number"),
+        (b'{"a": [-Infinity]}', "not usable: -Infinity is not a finite number"),
+        (b'{"a": 1e999}', "not usable: 1e999 is not a finite number"),
+        (b'{"a": 1e' + b"9" * 5000 + b"}", f"not usable: 1e{'9' * 78} is not a finite number"),
+        (b'{"a": ' + b"9" * 41 + b"}", "not usable: a number of 41 digits stands in it"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "not usable: a number of 5000 digits stands in it"),
+        (b'{"a": \xff}', "not valid UTF-8 (byte 6)"),
+        (b'{"a": "\xff"}', "not valid UTF-8 (byte 7)"),
+        (b'{"a": "\xed\xa0\x80"}', "not valid UTF-8 (byte 7)"),
+        (b'{"\\ud800": 1}', 'not usable: "\\ud800" in it is not valid Unicode'),
+        (b'{"a": [{"b": "w.\\uDFFF"}]}', 'not usable: "w.\\udfff" in it is not valid Unicode'),
+        (b'{"a": ' + b"[" * 100_000, "not JSON that can be read (nested too deeply)"),
+        (b'{"a": ' + b"[" * 200_000, "not JSON that can be read (nested too deeply)"),
+    ],
+)
+def test_other_bytes_are_refused(data: bytes, reason: str) -> None:
+    """What is no object, means two things or could not be written back has its own reason."""
+    with pytest.raises(ValueError, match=f"^{re.escape(reason)}$"):
+        parse_object(data)
+
+
+def test_a_configuration_is_refused_by_its_path() -> None:
+    """In a configuration the reason stands behind the path, as a sentence and an input error."""
+    assert parsed(b'{"a": 1}', Path("c.json")) == {"a": 1}
+    with pytest.raises(ConfigError) as caught:
+        parsed(b'{"a": 1, "a": 1}', Path("c.json"))
+    assert caught.value.message == 'c.json: not usable: the key "a" stands in it twice.'
+    assert caught.value.facts == {"file": "c.json"}
 
 
 def test_files_are_returned_with_their_bytes(tmp_path: Path) -> None:

@@ -28,34 +28,18 @@ from llamaconv.cli.signals import if_interrupted
 from llamaconv.cli.streams import emit
 from llamaconv.cli.tables import facts, grid, number, percent, plural, size
 from llamaconv.errors import printable
+from llamaconv.quantizers.names import MODES
 from llamaconv.sinks.manifest import MANIFEST
+from llamaconv.tasks.settings import CALIBRATED_ONLY
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-_MODES = ("gptq.int4", "gptq.int8", "gptq.int3", "gptq.int2", "llm.int8")
-
-# Options that say how GPTQ goes about it; LLM.int8 looks at nothing but the weights.
-_GPTQ_ONLY = (
-    "group_size",
-    "symmetric",
-    "act_order",
-    "damping",
-    "scales",
-    "sweeps",
-    "calibration",
-    "samples",
-    "seq_len",
-    "seed",
-    "compute_dtype",
-    "fallback",
-)
 
 
 @click.command("quantize", short_help="Quantize a checkpoint.")
 @click.argument("source", metavar="SRC", type=PATH)
 @click.argument("out", metavar="DST", type=PATH)
-@click.option("--mode", type=click.Choice(_MODES), required=True, help="Method and width.")
+@click.option("--mode", type=click.Choice(MODES), required=True, help="Method and width.")
 @click.option("--group-size", type=group_size, default=128, metavar="N", help="Columns that share a scale; -1 for all.")
 @click.option("--sym/--asym", "symmetric", default=True, help="Zero point in the middle of the codes, or fitted.")
 @click.option("--act-order", is_flag=True, help="Quantize the columns with the largest inputs first.")
@@ -146,7 +130,8 @@ def _require_sense(out: Path, dry_run: bool, report_path: Path | None, settings:
         idle = [
             "/".join((*option.opts, *option.secondary_opts))
             for option in context.command.params
-            if option.name in _GPTQ_ONLY and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
+            if option.name in CALIBRATED_ONLY
+            and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
         ]
         if idle:
             refuse(f"Without effect with --mode llm.int8: {', '.join(idle)}.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -55,7 +56,8 @@ class Skeleton:
             UnsupportedError: transformers knows no causal language model for this ``model_type``.
             ConfigError: transformers refuses the configuration.
         """
-        raw = {key: value for key, value in config.items() if key not in _NO_ARCHITECTURE}
+        # A deep copy: transformers writes into the dictionaries it is given.
+        raw = deepcopy({key: value for key, value in config.items() if key not in _NO_ARCHITECTURE})
         kind = raw.get("model_type")
         if kind not in CONFIG_MAPPING:
             raise UnsupportedError(

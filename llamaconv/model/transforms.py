@@ -37,13 +37,13 @@ class Transform(Protocol):
 
 @dataclass(frozen=True)
 class Copy:
-    """Write tensors as they are, or in another dtype (None keeps each one's own)."""
+    """Write tensors as they are, or in another dtype (None keeps each one's own). NaN and Inf are not passed on."""
 
     dtype: torch.dtype | None
 
     def __call__(self, source: Lazy, stream: Stream) -> Iterator[tuple[str, Tensor]]:
-        for name, lazy in source.items():
-            yield name, cast(name, lazy.read(), self.dtype)
+        for name, tensor in read_finite(source).items():
+            yield name, cast(name, tensor, self.dtype)
 
 
 @dataclass(frozen=True)
@@ -132,12 +132,13 @@ class QuantizeBlock:
         for name, tensor in read_finite(source).items():
             put(block, name.removeprefix(f"{prefix}."), tensor.to(stream.device, self.skeleton.dtype))
         run = self.stage_quantizer.begin(block, prefix, self.stages, source, stream)
+        moved = {id(own): own.to(stream.device) for own in self.inputs}  # most samples share theirs
         try:
             run_staged(
                 block,
                 self.stages,
                 stream.hidden,
-                self.inputs,
+                [moved[id(own)] for own in self.inputs],
                 stream.workers,
                 run.collect,
                 run.quantize,

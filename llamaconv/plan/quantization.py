@@ -172,7 +172,7 @@ class _Calibrated:
         held = held_samples(worst, samples, workers, self.resident, memory)
         if held is None:
             raise OutOfMemoryError(
-                f"needs {human(self.resident + worst.fixed + workers * worst.per_sample)} of memory "
+                f"needs {human(self.resident + worst.fixed + 2 * workers * worst.per_sample)} of memory "
                 f"for {samples} calibration samples; {human(memory or 0)} are available",
                 hint="Use fewer --samples or a shorter --seq-len, or --compute-dtype bfloat16.",
             )

@@ -10,10 +10,9 @@ from llamaconv.quantizers.base import Quantizer
 from llamaconv.quantizers.gptq import Gptq
 from llamaconv.quantizers.grids import AffineGrid, ScaleRule
 from llamaconv.quantizers.llm_int8 import LlmInt8
+from llamaconv.quantizers.names import MODES
 
-__all__ = ["MODES", "quantizer_for_mode", "quantizer_of_checkpoint"]
-
-MODES = ("gptq.int4", "gptq.int8", "gptq.int3", "gptq.int2", "llm.int8")
+__all__ = ["quantizer_for_mode", "quantizer_of_checkpoint"]
 
 
 def quantizer_for_mode(

@@ -10,10 +10,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from llamaconv.errors import CheckpointError
+from llamaconv.json_files import parse_object
 from llamaconv.sources.base import one_per_line, torch_file
 from llamaconv.sources.safetensors import Header, SafetensorsReader, read_headers
 from llamaconv.sources.safetensors_header import MAX_HEADER_BYTES, open_regular
-from llamaconv.sources.strict_json import parse_object
 
 __all__ = ["TORCH_SUFFIXES", "open_index"]
 

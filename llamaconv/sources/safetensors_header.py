@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from llamaconv.errors import CheckpointError, InputError, UnsupportedError
+from llamaconv.json_files import parse_object
 from llamaconv.sources.base import one_per_line, torch_file
-from llamaconv.sources.strict_json import parse_object
 from llamaconv.tensors import TensorSpec
 
 __all__ = [

@@ -16,32 +16,9 @@ from llamaconv.model.evaluation import Evaluated, Scores, final_states, score
 from llamaconv.model.stream import Stream
 from llamaconv.progress import Report, silent
 from llamaconv.tasks.loading import LoadedModel, choose_device, choose_workers, load_model
+from llamaconv.tasks.settings import EvaluateSettings
 
 __all__ = ["EvaluateSettings", "Evaluation", "evaluate"]
-
-
-@dataclass(frozen=True)
-class EvaluateSettings:
-    """What to judge on and against.
-
-    Attributes:
-        against: The reference checkpoint, usually the dense source.
-        text: Text or token file; None for the built-in corpus's held-out documents.
-        samples, seq_len: Of what is evaluated; None for all of it, and 2,048 or the model's maximum.
-        device, compute_dtype, threads: As in quantization; float32 unless told otherwise.
-        max_kl: Gate: mean KL from the reference, nats per position.
-        max_ppl_ratio: Gate: perplexity over the reference's.
-    """
-
-    against: Path | None = None
-    text: str | None = None
-    samples: int | None = None
-    seq_len: int | None = None
-    device: str = "auto"
-    compute_dtype: str = "float32"
-    threads: int | None = None
-    max_kl: float | None = None
-    max_ppl_ratio: float | None = None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from llamaconv.config import ModelConfig, read_config
-from llamaconv.errors import ConfigError, UnsupportedError
+from llamaconv.errors import ConfigError, UnsupportedError, UsageError
 from llamaconv.layouts.hugging_face import disagreements, expected_tensors
 from llamaconv.layouts.quantized import as_if_dense, quantized_layers
 from llamaconv.model.skeleton import Skeleton
@@ -19,7 +19,7 @@ from llamaconv.quantizers.modes import quantizer_of_checkpoint
 from llamaconv.sources.open import Checkpoint, open_checkpoint
 from llamaconv.tensors import TensorSpec
 
-__all__ = ["LoadedModel", "choose_device", "choose_dtype", "choose_workers", "load_model"]
+__all__ = ["LoadedModel", "choose_device", "choose_dtype", "choose_workers", "load_model", "named_dtype"]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -85,6 +85,17 @@ def choose_dtype(name: str, stored: torch.dtype | None) -> torch.dtype:
     """
     if name == "auto":
         return torch.bfloat16 if stored == torch.bfloat16 else torch.float32
+    return named_dtype(name)
+
+
+def named_dtype(name: str) -> torch.dtype:
+    """float32, bfloat16 or float16.
+
+    Raises:
+        UsageError: Anything else.
+    """
+    if name not in _DTYPES:
+        raise UsageError(f"unknown dtype {name!r}", hint=f"Use one of {', '.join(_DTYPES)}.")
     return _DTYPES[name]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from llamaconv.digests import sha256_file
 from llamaconv.plan.selection import Selection
 from llamaconv.quantizers.base import Quantizer
 from llamaconv.sinks.manifest import write_json
+from llamaconv.tasks.runtimes import VLLM_FUSED
 
 __all__ = ["companions", "gptq_config", "patched_config", "quantization_config", "write_companions"]
 
@@ -52,12 +53,13 @@ def patched_config(config: ModelConfig, quantization: Mapping[str, Any], dtype: 
     """
     patched = dict(config.raw)
     if config.rope_theta is not None:
-        patched.setdefault("rope_theta", config.rope_theta)
         scaling = dict(config.rope_scaling or {})
-        if "rope_parameters" not in patched:
-            patched["rope_parameters"] = {"rope_type": "default", **scaling, "rope_theta": config.rope_theta}
-        if scaling and patched.get("rope_scaling") is None:
-            patched["rope_scaling"] = {key: value for key, value in scaling.items() if key != "rope_theta"}
+        forms = {
+            "rope_theta": config.rope_theta,
+            "rope_parameters": {"rope_type": "default", **scaling, "rope_theta": config.rope_theta},
+            "rope_scaling": scaling,
+        }
+        patched |= {key: form for key, form in forms.items() if form and not patched.get(key)}
     if dtype is not None:
         name = str(dtype).removeprefix("torch.")
         patched |= dict.fromkeys(("dtype", "torch_dtype"), name)
@@ -83,17 +85,30 @@ def gptq_config(
     """The GPTQ configuration as AutoGPTQ, GPTQModel, vLLM, optimum and transformers read it.
 
     GPTQModel and vLLM learn from ``dynamic`` which layers are dense. transformers and optimum ignore it and replace
-    every linear layer of a block whose name does not end in one of ``modules_in_block_to_quantize``.
+    every linear layer of a block whose name does not end in one of ``modules_in_block_to_quantize``; vLLM takes no
+    other layer for quantized either, the head included.
     """
+    names = [*dict.fromkeys(sum(selection.blocks, ())), *([selection.head] if selection.head else [])]
     config |= {
         "damp_percent": settings["damping"],
         "lm_head": selection.head is not None,
-        "modules_in_block_to_quantize": [[layer] for layer in dict.fromkeys(sum(selection.blocks, ()))],
+        "modules_in_block_to_quantize": [[name] for name in names],
         "meta": {"quantizer": [f"llamaconv:{settings['version']}"]},
     }
+    if not 0 < settings["damping"] < 1:
+        del config["damp_percent"]  # transformers, optimum and AutoGPTQ refuse 0 and 1, and need none
     if selection.skipped:
-        config["dynamic"] = {f"-:^{name.replace('.', chr(92) + '.')}$": {} for name in selection.skipped}
+        dense = [*selection.skipped, *_fused(selection.skipped, block_names)]
+        config["dynamic"] = {f"-:^{name.replace('.', chr(92) + '.')}$": {} for name in dense}
     return config
+
+
+def _fused(skipped: Sequence[str], block_names: Sequence[str]) -> Iterator[str]:
+    """What vLLM calls the layers it fuses, where all their parts are skipped."""
+    for block in block_names:
+        for fused, parts in VLLM_FUSED.items():
+            if {f"{block}.{part}" for part in parts} <= set(skipped):
+                yield f"{block}.{fused}"
 
 
 def write_companions(source: Path, out: Path, config: Mapping[str, Any]) -> dict[str, str]:

@@ -9,13 +9,13 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from llamaconv.calibration import CalibrationSet, load_calibration
 from llamaconv.digests import sha256_file
-from llamaconv.errors import UnsupportedError, UsageError
+from llamaconv.errors import UnsupportedError
 from llamaconv.execute import execute
 from llamaconv.memory import available_memory, peak_rss
 from llamaconv.model.stage_quantizer import StageQuantizer
@@ -25,67 +25,19 @@ from llamaconv.plan.quantization import plan_quantization
 from llamaconv.plan.selection import Selection, select_layers
 from llamaconv.progress import Report, silent
 from llamaconv.quantizers.base import Quantizer
-from llamaconv.quantizers.grids import ScaleRule
 from llamaconv.quantizers.modes import quantizer_for_mode
 from llamaconv.sinks.publish import Publication, require_apart
 from llamaconv.sinks.safetensors import ShardedWriter
-from llamaconv.tasks.loading import LoadedModel, choose_device, choose_workers, load_model
+from llamaconv.tasks.loading import LoadedModel, choose_device, choose_workers, load_model, named_dtype
 from llamaconv.tasks.model_directory import companions, patched_config, quantization_config, write_companions
 from llamaconv.tasks.provenance import version
 from llamaconv.tasks.quantize_manifest import manifest
 from llamaconv.tasks.runtimes import runtimes
+from llamaconv.tasks.settings import QuantizeSettings
 
 __all__ = ["QuantizeResult", "QuantizeSettings", "plan", "quantize"]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class QuantizeSettings:
-    """What to do and how.
-
-    Attributes:
-        mode: ``gptq.int4|int8|int3|int2`` or ``llm.int8``.
-        group_size: Columns that share a scale, -1 for all.
-        symmetric: Zero point in the middle of the codes.
-        act_order: Quantize columns in the order of falling Hessian diagonal.
-        damping: Fraction of the Hessian's mean diagonal added to its diagonal.
-        scales: ``"search"`` for the least weighted error, ``"minmax"`` to cover the whole range.
-        sweeps: Passes of coordinate descent over scales and codes after GPTQ's walk.
-        lm_head: Quantize the head too.
-        skip: Glob patterns on full layer names; what matches stays dense.
-        calibration: File, or None for the built-in corpus.
-        samples, seq_len: Sequences and their length; ``seq_len`` None is 2,048 or the model's maximum.
-        seed: Of the documents' order.
-        device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:N"``.
-        dtype: Of what stays dense: ``"keep"`` or a dtype's name.
-        compute_dtype: Of forwards: ``"auto"`` or a dtype's name.
-        threads: Worker threads; never changes a bit of the result.
-        max_shard_size: Bytes.
-        fallback: ``"rtn"`` rounds to nearest where a Hessian cannot be factored; None fails.
-        overwrite: Replace what is at the destination.
-    """
-
-    mode: str
-    group_size: int = 128
-    symmetric: bool = True
-    act_order: bool = False
-    damping: float = 0.01
-    scales: ScaleRule = "search"
-    sweeps: int = 3
-    lm_head: bool = False
-    skip: tuple[str, ...] = ()
-    calibration: str | None = None
-    samples: int = 128
-    seq_len: int | None = None
-    seed: int = 0
-    device: str = "auto"
-    dtype: str = "keep"
-    compute_dtype: str = "auto"
-    threads: int | None = None
-    max_shard_size: int = 5_000_000_000
-    fallback: Literal["rtn"] | None = None
-    overwrite: bool = False
 
 
 @dataclass(frozen=True)
@@ -161,7 +113,8 @@ def quantize(source: Path, out: Path, settings: QuantizeSettings, report: Report
     extra = sum(path.stat().st_size for path in companions(directory)) + 1_000_000
     with ExitStack() as stack:
         publication = stack.enter_context(Publication(out, settings.overwrite, plan.output_bytes + extra))
-        hashing = stack.enter_context(ThreadPoolExecutor(1, "llamaconv-hash"))
+        hashing = ThreadPoolExecutor(1, "llamaconv-hash")
+        stack.callback(hashing.shutdown, cancel_futures=True)  # an error does not wait for the other files
         source_digests = {path.name: hashing.submit(sha256_file, path) for path in _source_files(model)}
         stream = Stream(stack.enter_context(choose_workers(prepared.workers, prepared.device)), prepared.device, report)
         writer = ShardedWriter(publication.directory, plan.shards)
@@ -263,12 +216,7 @@ def _few_tokens(
 
 
 def _output_dtype(settings: QuantizeSettings) -> torch.dtype | None:
-    if settings.dtype == "keep":
-        return None
-    dtype = getattr(torch, settings.dtype, None)
-    if dtype not in (torch.float32, torch.float16, torch.bfloat16):
-        raise UsageError(f"unknown dtype {settings.dtype!r}", hint="Use keep, float32, float16 or bfloat16.")
-    return dtype  # type: ignore[no-any-return]
+    return None if settings.dtype == "keep" else named_dtype(settings.dtype)
 
 
 def _source_files(model: LoadedModel) -> list[Path]:
@@ -294,7 +242,7 @@ def _result(out: Path, prepared: _Prepared, stream: Stream, seconds: float) -> Q
         bytes=plan.output_bytes,
         bits_per_weight=bits / sum(specs[f"{name}.weight"].numel for name in quantized),
         notes=prepared.notes,
-        runtimes=runtimes(prepared.quantizer, prepared.selection, specs, prepared.model.skeleton.block_names),
+        runtimes=runtimes(prepared.quantizer, prepared.selection, prepared.model),
         seconds=seconds,
         stage_seconds=dict(stream.seconds),
         peak_rss=peak_rss(),

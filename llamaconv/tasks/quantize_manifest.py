@@ -10,25 +10,12 @@ import torch
 from llamaconv.calibration import CalibrationSet
 from llamaconv.model.stream import LayerReport
 from llamaconv.tasks.provenance import libraries, version
+from llamaconv.tasks.settings import CALIBRATED_ONLY
 
 __all__ = ["manifest"]
 
 # Settings that have no say in the bytes, or that stand in the manifest by their content.
 _LEFT_OUT = ("device", "threads", "overwrite", "calibration")
-# Settings that mean nothing without calibration.
-_CALIBRATED_ONLY = (
-    "samples",
-    "seq_len",
-    "seed",
-    "compute_dtype",
-    "group_size",
-    "symmetric",
-    "act_order",
-    "damping",
-    "scales",
-    "sweeps",
-    "fallback",
-)
 
 
 def manifest(
@@ -52,7 +39,7 @@ def manifest(
         notes: What the user was told about the data.
         source, outputs: sha256 of each file, by name.
     """
-    left_out = _LEFT_OUT if calibration else _LEFT_OUT + _CALIBRATED_ONLY
+    left_out = _LEFT_OUT if calibration else _LEFT_OUT + CALIBRATED_ONLY
     chosen = {name: value for name, value in settings.items() if name not in left_out}
     if calibration is not None:
         chosen["compute_dtype"] = str(compute_dtype).removeprefix("torch.")

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from llamaconv.cli import main
 from llamaconv.cli.quantize import command
-from llamaconv.quantizers.modes import MODES
+from llamaconv.quantizers.names import MODES
 from llamaconv.tasks.quantize import QuantizeSettings
 from tests.cli.models import MODEL, write_tokens
 from tests.cli.processes import command_line, environment

@@ -1,13 +1,14 @@
 """What other runtimes are asked to load: artifacts of our quantize task, and the logits they should give.
 
-The logits come from transformers' own model with the weights that *our* code says the artifact stands for, in
-float32: no quantized layer, and no code of the runtime under test, has a part in them.
+The logits are those of transformers' dense model in float32 with the weights that *our* code says the artifact
+stands for: no quantized layer, and no code of the runtime under test, has a part in them.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -19,9 +20,17 @@ from torch import Tensor, nn
 
 from llamaconv.quantizers.modes import quantizer_of_checkpoint
 from llamaconv.tasks.quantize import QuantizeSettings, quantize
-from tests.models import load_weights, random_tokens, reference, reference_logits, save_weights, write_model, write_tokenizer
+from tests.models import (
+    load_weights,
+    random_tokens,
+    reference,
+    reference_logits,
+    save_weights,
+    write_model,
+    write_tokenizer,
+)
 
-__all__ = ["BUNDLED", "Artifact", "Case", "Workshop", "kinds", "relative_difference"]
+__all__ = ["BUNDLED", "Artifact", "Case", "Workshop", "kinds", "logits_of", "plainly", "relative_difference"]
 
 BUNDLED = Path(__file__).parents[2] / "llamaconv" / "demo" / "model"
 
@@ -32,13 +41,14 @@ _WIDE = {"hidden_size": 128, "intermediate_size": 384, "num_attention_heads": 8}
 
 @dataclass(frozen=True)
 class Case:
-    """An artifact to make.
+    """An artifact to make, and which runtimes cannot take it.
 
     Attributes:
         name: Of the test.
         family: Of a tiny model; "bundled" is the trained model that comes with the package.
         mode, settings: As the quantize task takes them.
         config: Changes to the tiny model's config.
+        refused: What the task says of the runtimes that it does not claim.
     """
 
     name: str
@@ -46,6 +56,7 @@ class Case:
     mode: str = "gptq.int4"
     settings: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
     config: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
+    refused: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
 
     def __str__(self) -> str:
         return self.name
@@ -60,14 +71,16 @@ class Artifact:
         claims: What the task says of each runtime.
         quantized: Names of the quantized layers.
         dense: Names of the linear layers left dense.
+        model: The dense model in float32, with the weights that the artifact stands for.
         tokens: [L] to try it on.
-        logits: [L, V] float32, of the dequantized model.
+        logits: [L, V], the model's.
     """
 
     path: Path
     claims: Mapping[str, str]
     quantized: frozenset[str]
     dense: frozenset[str]
+    model: nn.Module
     tokens: Tensor
     logits: Tensor
 
@@ -82,39 +95,37 @@ class Workshop:
     def make(self, case: Case) -> Artifact:
         """Quantize, and compute what the result should say."""
         if case.name not in self._made:
-            self._made[case.name] = self._make(case)
+            self._made[case.name] = _make(self._directory / case.name, case)
         return self._made[case.name]
 
-    def _make(self, case: Case) -> Artifact:
-        home = self._directory / case.name
-        home.mkdir()
-        source = BUNDLED if case.family == "bundled" else _tiny(home / "source", case)
-        vocabulary = json.loads((source / "config.json").read_text())["vocab_size"]
-        calibration = home / "calibration.safetensors"
-        save_file({"tokens": torch.stack(random_tokens(8, 64, vocab=vocabulary))}, calibration)
-        out = home / "quantized"
-        settings = QuantizeSettings(case.mode, calibration=str(calibration), samples=8, seq_len=64, threads=1, **case.settings)
-        result = quantize(source, out, settings)
-        [tokens] = random_tokens(1, 96, seed=1, vocab=vocabulary)
-        model = dequantized(out, source)
-        linear = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-        marked = frozenset(layer.rpartition(".")[0] for layer in load_weights(out) if layer.endswith((".qweight", ".SCB")))
-        return Artifact(out, result.runtimes, marked, frozenset(linear - marked), tokens, reference_logits(model, tokens))
+
+def _make(home: Path, case: Case) -> Artifact:
+    source = BUNDLED if case.family == "bundled" else _tiny(home / "source", case)
+    vocabulary = json.loads((source / "config.json").read_text())["vocab_size"]
+    home.mkdir(exist_ok=True)
+    calibration = home / "calibration.safetensors"
+    save_file({"tokens": torch.stack(random_tokens(8, 64, vocab=vocabulary))}, calibration)
+    settings = QuantizeSettings(case.mode, calibration=str(calibration), samples=8, seq_len=64, threads=1, **case.settings)
+    result = quantize(source, home / "quantized", settings)
+    model = _dequantized(result.out, source)
+    linear = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    quantized = frozenset(layer.name for layer in result.layers)
+    [tokens] = random_tokens(1, 96, seed=1, vocab=vocabulary)
+    logits = reference_logits(model, tokens)
+    return Artifact(result.out, result.runtimes, quantized, frozenset(linear - quantized), model, tokens, logits)
 
 
 def _tiny(directory: Path, case: Case) -> Path:
-    """A random model whose blocks add to the residual stream as those of a trained one do: a part of it.
+    """A random model whose blocks add a part to the residual stream, as a trained one's do.
 
-    Were each block to replace it, rounding to 16 bits would grow from block to block, in every runtime.
+    Were each block to replace the stream, any runtime's rounding to 16 bits would grow from block to block.
     """
-    write_model(directory, case.family, **(_WIDE | dict(case.config)))
-    write_tokenizer(directory)
-    outputs = {name: weight for name, weight in load_weights(directory).items() if name.endswith(("o_proj.weight", "down_proj.weight"))}
-    return save_weights(directory, **{name: weight * 0.3 for name, weight in outputs.items()})
+    write_tokenizer(write_model(directory, case.family, **(_WIDE | dict(case.config))))
+    embedding = "model.embed_tokens.weight"
+    return save_weights(directory, **{embedding: load_weights(directory)[embedding] * 10})
 
 
-def dequantized(artifact: Path, source: Path) -> nn.Module:
-    """The model in float32, with the weights that the artifact stands for."""
+def _dequantized(artifact: Path, source: Path) -> nn.Module:
     stored = load_weights(artifact)
     quantizer = quantizer_of_checkpoint(json.loads((artifact / "config.json").read_text())["quantization_config"])
     weights = {}
@@ -128,11 +139,32 @@ def dequantized(artifact: Path, source: Path) -> nn.Module:
     model = reference(source)
     missing, unexpected = model.load_state_dict(weights, strict=False)
     assert not unexpected
-    assert set(missing) <= {"lm_head.weight"}  # where it is tied
+    assert not set(missing) - set(model._tied_weights_keys or ())
     return model
 
 
-def kinds(model: nn.Module, names: frozenset[str]) -> set[type[nn.Module]]:
+@contextmanager
+def plainly() -> Iterator[None]:
+    """Runtimes run without a compiler, which would take longer than all the tests, and in memory full of NaN.
+
+    Memory that a runtime does not write could hold the right weights by luck: those of the model before.
+    """
+    torch.use_deterministic_algorithms(True)  # with it comes torch.utils.deterministic.fill_uninitialized_memory
+    try:
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def logits_of(model: nn.Module, tokens: Tensor) -> Tensor:
+    """[L, V] for tokens [L]."""
+    with torch.inference_mode():
+        logits: Tensor = model(input_ids=tokens.long()[None]).logits[0]
+    return logits
+
+
+def kinds(model: nn.Module, names: Iterable[str]) -> set[type[nn.Module]]:
     """The types of the named modules."""
     return {type(model.get_submodule(name)) for name in names}
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from llamaconv.layouts.quantized import as_if_dense, quantized_layers
-from llamaconv.quantizers.modes import MODES, quantizer_for_mode
+from llamaconv.quantizers.modes import quantizer_for_mode
+from llamaconv.quantizers.names import MODES
 from llamaconv.tensors import TensorSpec
 
 _GPTQ = {"qweight": torch.int32, "qzeros": torch.int32, "scales": torch.float16, "g_idx": torch.int32}

@@ -10,7 +10,6 @@ from functools import partial
 import pytest
 import torch
 from torch import Tensor, nn
-
 from transformers import AutoConfig
 
 from llamaconv.errors import UnsupportedError
@@ -251,7 +250,8 @@ def test_an_error_leaves_nothing_behind(case: Case, held: int, failing: str) -> 
         assert all(not case.layer(name)._forward_pre_hooks for name in LAYERS)
         hidden = case.hidden()
         run_staged(case.block, STAGES, hidden, case.inputs, crew, lambda *_: None, lambda _: None, held)
-        assert torch.equal(hidden[0], crew.map(lambda states: forward(case.block, states, case.inputs[0]), case.hidden())[0])
+        pairs = zip(case.hidden(), case.inputs, strict=True)
+        assert all(map(torch.equal, hidden, crew.map(lambda pair: forward(case.block, *pair), pairs)))
 
 
 def test_inputs_are_let_go_once_the_block_has_run(case: Case) -> None:

@@ -58,7 +58,7 @@ def test_the_first_error_in_the_items_order_is_raised() -> None:
         return item
 
     with Workers(3) as crew:
-        with pytest.raises(ValueError, match="^item 1$"):
+        with pytest.raises(ValueError, match=r"^item 1$"):
             crew.map(work, range(5))
         assert crew.map(work, [0, 0]) == [0, 0]
 

@@ -198,13 +198,13 @@ def test_a_truncated_shard_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        ("", "the index is not JSON (Expecting value, character 0)."),
+        ("", "the index is not JSON (Expecting value, line 1, column 1)."),
         ("[]", "the index is not a JSON object."),
         ("{}", "weight_map: Field required."),
         ('{"weight_map": {}}', "the weight_map is empty."),
         ('{"weight_map": ["a"]}', "weight_map: Input should be a valid dictionary."),
         ('{"weight_map": {"a": 1, "b": null}}', "weight_map.a: Input should be a valid string."),
-        ('{"weight_map": {"a": "1", "a": "2"}}', "the index is not usable: the key 'a' stands in it twice."),
+        ('{"weight_map": {"a": "1", "a": "2"}}', 'the index is not usable: the key "a" stands in it twice.'),
         ('{"weight_map": {"a": "1"}, "metadata": 1}', "metadata: Input should be a valid dictionary."),
     ],
 )

@@ -86,7 +86,7 @@ def test_duplicate_names_are_refused(tmp_path: Path) -> None:
     path = write_raw(tmp_path / "x.safetensors", f'{{"a": {one}, "a": {one}}}'.encode(), bytes(4))
     with pytest.raises(CheckpointError) as caught:
         read_header(path)
-    assert caught.value.message == f"{path}: the header is not usable: the key 'a' stands in it twice."
+    assert caught.value.message == f'{path}: the header is not usable: the key "a" stands in it twice.'
 
 
 @pytest.mark.parametrize(

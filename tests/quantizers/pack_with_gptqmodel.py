@@ -1,0 +1,41 @@
+"""Started by test_packing.py: packs weights with GPTQModel, in v2 and then in v1."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+from gptqmodel.nn_modules.qlinear.torch import TorchLinear
+from gptqmodel.quantization import QuantizeConfig
+from gptqmodel.utils.model import convert_gptq_v2_to_v1_format_module
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+
+def pack(method: str, bits: int, weight: Tensor, scales: Tensor, zeros: Tensor, g_idx: Tensor) -> TorchLinear:
+    rows, columns = weight.shape
+    linear = nn.Linear(columns, rows, bias=False)
+    linear.weight.data = weight
+    packed = TorchLinear(
+        bits=bits, group_size=32, sym=False, desc_act=True, in_features=columns, out_features=rows, bias=False
+    )
+    getattr(packed, method)(linear, scales, zeros, g_idx)
+    return packed
+
+
+def main(source: str, out: str) -> None:
+    parts, stored = load_file(source), {}
+    for method in ("pack_block", "pack_original"):
+        for bits in (2, 3, 4, 8):
+            arguments = (parts[f"{bits}.{name}"] for name in ("weight", "scales", "zeros", "g_idx"))
+            packed = pack(method, bits, *arguments)
+            for name in ("qweight", "qzeros", "scales", "g_idx"):
+                stored[f"{method}.gptq_v2.{bits}.{name}"] = getattr(packed, name).clone()
+            with torch.inference_mode():
+                convert_gptq_v2_to_v1_format_module(packed, QuantizeConfig(bits=bits))
+            for name in ("qweight", "qzeros", "scales", "g_idx"):
+                stored[f"{method}.gptq.{bits}.{name}"] = getattr(packed, name).clone()
+    save_file(stored, out)
+
+
+main(*sys.argv[1:])
