@@ -36,8 +36,9 @@ check: $(VENV)/dev.stamp  ## style, types, import layers, every command document
 	$(BIN)/lint-imports --no-logo
 	$(OFFLINE) $(BIN)/python -m pytest -q tests/test_docs.py
 
-interop: $(AUTO_GPTQ)/stamp  ## AutoGPTQ 0.7.1 reads our artifacts, in an environment of its own
-	$(OFFLINE) $(ONE_THREAD) $(AUTO_GPTQ)/bin/python -m pytest tests/interop
+# The second environment is there to compare with: both transformers must lead to the same bytes.
+interop: $(AUTO_GPTQ)/stamp $(VENV)/demo.stamp  ## AutoGPTQ 0.7.1 reads our artifacts, in an environment of its own
+	$(OFFLINE) $(ONE_THREAD) $(AUTO_GPTQ)/bin/python -m pytest -n $(WORKERS) --dist loadfile tests/interop/auto_gptq
 
 bench: $(VENV)/demo.stamp  ## the measurements of benchmarks/, one after the other
 	for script in benchmarks/*.py; do echo "== $$script"; $(OFFLINE) $(BIN)/python "$$script"; done

@@ -134,7 +134,9 @@ def patch_config(directory: Path, **changes: Any) -> Path:
 
 def load_weights(directory: Path) -> dict[str, Tensor]:
     """All tensors of a checkpoint."""
-    return {name: tensor for path in sorted(directory.glob("*.safetensors")) for name, tensor in load_file(path).items()}
+    return {
+        name: tensor for path in sorted(directory.glob("*.safetensors")) for name, tensor in load_file(path).items()
+    }
 
 
 def save_weights(directory: Path, **changes: Tensor | None) -> Path:

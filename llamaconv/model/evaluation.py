@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from llamaconv.errors import InputError
 from llamaconv.model.dense import read_finite
 from llamaconv.model.skeleton import Skeleton, clear, put
 from llamaconv.model.staged import forward
@@ -39,12 +40,12 @@ class Evaluated:
         specs, quantizer = self.reader.specs, self.quantizer
         layer, _, leaf = name.rpartition(".")
         if quantizer is not None and leaf == "weight" and f"{layer}.{quantizer.marker}" in specs:
-            stored = {
-                suffix: self.reader[f"{layer}.{suffix}"].read()
-                for suffix in quantizer.suffixes
-                if f"{layer}.{suffix}" in specs
-            }
-            return quantizer.read(stored).dequantize()
+            names = {suffix: f"{layer}.{suffix}" for suffix in quantizer.suffixes if f"{layer}.{suffix}" in specs}
+            stored = read_finite({full: self.reader[full] for full in names.values()})
+            try:
+                return quantizer.read({suffix: stored[full] for suffix, full in names.items()}).dequantize()
+            except InputError as error:
+                raise type(error)(f"{layer}: {error}", hint=error.hint) from error
         source = name if name in specs else self.skeleton.tie[name]
         return read_finite({source: self.reader[source]})[source]
 
@@ -57,7 +58,6 @@ class Evaluated:
     def head(self, device: torch.device) -> Iterator[Callable[[Tensor, Tensor], Tensor]]:
         """The function from last hidden states and positions to logits, with its weights in place."""
         names = self.skeleton.exit_parameters()
-        names += tuple(name for name in self.skeleton.tie if name not in names)
         self.fill(names, device)
         try:
             with self.skeleton.after_blocks() as logits:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llamaconv.errors import NumericalError
+from llamaconv.errors import NumericalError, UnsupportedError
 from llamaconv.quantizers.base import Map
 from llamaconv.quantizers.hessian import Factor
 from llamaconv.tensors import TensorSpec
@@ -82,6 +82,14 @@ class LlmInt8:
         return Int8Weight(codes, absmax)
 
     def read(self, tensors: Mapping[str, Tensor]) -> Int8Weight:
+        """The inverse of :meth:`Int8Weight.tensors`.
+
+        Raises:
+            UnsupportedError: The codes are in a layout of some GPU's.
+        """
+        form = int(tensors.get("weight_format", torch.tensor(0)))
+        if form:
+            raise UnsupportedError(f"weight_format {form} is not row-major")
         return Int8Weight(tensors["weight"], tensors["SCB"])
 
     def config(self) -> dict[str, Any]:

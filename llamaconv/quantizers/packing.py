@@ -14,6 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from llamaconv.errors import CheckpointError
+
 __all__ = ["CheckpointFormat", "GptqWeight", "pack", "unpack"]
 
 CheckpointFormat = Literal["gptq", "gptq_v2"]
@@ -110,19 +112,21 @@ class GptqWeight:
 
     @classmethod
     def read(cls, tensors: Mapping[str, Tensor], bits: int, format: CheckpointFormat = "gptq") -> GptqWeight:
-        """The inverse of :meth:`tensors`."""
+        """The inverse of :meth:`tensors`. Without ``g_idx``, as old writers leave it, groups follow each other.
+
+        Raises:
+            CheckpointError: ``g_idx`` names a group that is not there.
+        """
         zeros = unpack(tensors["qzeros"], bits, along_last=True).T.contiguous()
         if format == "gptq":
             # Writers that let a zero point of 0 through stored all ones; adding 1 wraps it back.
             zeros = (zeros + 1) & ((1 << bits) - 1)
-        return cls(
-            codes=unpack(tensors["qweight"], bits).T.contiguous(),
-            scales=tensors["scales"].T.contiguous(),
-            zeros=zeros,
-            group_index=tensors["g_idx"],
-            bits=bits,
-            format=format,
-        )
+        codes, groups = unpack(tensors["qweight"], bits).T.contiguous(), zeros.shape[1]
+        columns = torch.arange(codes.shape[1], dtype=torch.int32)
+        index = tensors.get("g_idx", columns // -(-len(columns) // groups))
+        if not bool(((index >= 0) & (index < groups)).all()):
+            raise CheckpointError(f"g_idx names groups from {int(index.min())} to {int(index.max())} of {groups}")
+        return cls(codes, tensors["scales"].T.contiguous(), zeros, index, bits, format)
 
 
 def _as_int32(words: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import torch
 from llamaconv.config import ModelConfig, read_config
 from llamaconv.errors import ConfigError, UnsupportedError, UsageError
 from llamaconv.layouts.hugging_face import disagreements, expected_tensors
-from llamaconv.layouts.quantized import as_if_dense, quantized_layers
+from llamaconv.layouts.quantized import QuantizedLayer, as_if_dense, quantized_layers
 from llamaconv.model.skeleton import Skeleton
 from llamaconv.model.workers import Workers
 from llamaconv.quantizers.base import Quantizer
@@ -59,11 +59,7 @@ def load_model(path: Path, compute_dtype: str) -> LoadedModel:
     quantizer = None if config.quantization is None else quantizer_of_checkpoint(config.quantization)
     layers = tuple(quantized_layers(stored))
     specs = as_if_dense(stored, layers)
-    faults = [
-        f"{layer.name} is stored as {layer.storage.method}, which config.json does not say"
-        for layer in layers
-        if quantizer is None or layer.storage.marker != quantizer.marker
-    ]
+    faults = [fault for layer in layers for fault in _storage_faults(layer, quantizer)]
     faults += disagreements(config, specs)
     if not faults:
         skeleton = Skeleton.build(config.raw, choose_dtype(compute_dtype, config.dtype))
@@ -121,6 +117,15 @@ def choose_workers(threads: int | None, device: torch.device) -> Workers:
     if device.type != "cpu":
         return Workers(1)
     return Workers(threads or torch.get_num_threads())
+
+
+def _storage_faults(layer: QuantizedLayer, quantizer: Quantizer | None) -> Iterator[str]:
+    if quantizer is None or layer.storage.marker != quantizer.marker:
+        yield f"{layer.name} is stored as {layer.storage.method}, which config.json does not say"
+    elif layer.weight is None:
+        yield f"{layer.name}: {', '.join(layer.parts)} do not go together"
+    elif layer.bits != quantizer.bits:
+        yield f"{layer.name}: codes of {layer.bits} bits in the checkpoint, of {quantizer.bits} by config.json"
 
 
 def _differences(skeleton: Skeleton, specs: Mapping[str, TensorSpec]) -> list[str]:

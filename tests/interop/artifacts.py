@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from llamaconv.quantizers.modes import quantizer_of_checkpoint
 from llamaconv.tasks.quantize import QuantizeSettings, quantize
@@ -80,7 +81,7 @@ class Artifact:
     claims: Mapping[str, str]
     quantized: frozenset[str]
     dense: frozenset[str]
-    model: nn.Module
+    model: PreTrainedModel
     tokens: Tensor
     logits: Tensor
 
@@ -105,7 +106,9 @@ def _make(home: Path, case: Case) -> Artifact:
     home.mkdir(exist_ok=True)
     calibration = home / "calibration.safetensors"
     save_file({"tokens": torch.stack(random_tokens(8, 64, vocab=vocabulary))}, calibration)
-    settings = QuantizeSettings(case.mode, calibration=str(calibration), samples=8, seq_len=64, threads=1, **case.settings)
+    settings = QuantizeSettings(
+        case.mode, calibration=str(calibration), samples=8, seq_len=64, threads=1, **case.settings
+    )
     result = quantize(source, home / "quantized", settings)
     model = _dequantized(result.out, source)
     linear = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
@@ -125,7 +128,7 @@ def _tiny(directory: Path, case: Case) -> Path:
     return save_weights(directory, **{embedding: load_weights(directory)[embedding] * 10})
 
 
-def _dequantized(artifact: Path, source: Path) -> nn.Module:
+def _dequantized(artifact: Path, source: Path) -> PreTrainedModel:
     stored = load_weights(artifact)
     quantizer = quantizer_of_checkpoint(json.loads((artifact / "config.json").read_text())["quantization_config"])
     weights = {}

@@ -49,7 +49,7 @@ CASES = (
     Case("8 bits, act-order, one group per row", mode="gptq.int8", settings={"act_order": True, "group_size": -1}),
     Case("3 bits, act-order", mode="gptq.int3", settings={"act_order": True}),
     Case("groups of 256", settings={"group_size": 256}, config={"hidden_size": 256, "intermediate_size": 512}),
-    Case("many shards, no damping", settings={"max_shard_size": 100_000, "damping": 0.0}),
+    Case("many shards, no damping", settings={"max_shard_size": 300_000, "damping": 0.0}),
     Case("tied head, float16", "qwen2", settings={"dtype": "float16"}, config={"tie_word_embeddings": True}),
     Case("down_proj skipped", "mistral", settings={"skip": ("*.down_proj",)}),
     Case("q_proj skipped, 8 bits", "qwen2", "gptq.int8", {"skip": ("*.q_proj",)}),
@@ -90,8 +90,6 @@ CASES = (
     PER_ROW,
     SMALL_GROUPS,
 )
-LOADED = [pytest.param(case, runtime, id=f"{case}-{runtime}") for case in CASES for runtime in RUNTIMES if runtime not in case.refused]
-REFUSED = [pytest.param(case, runtime, id=f"{case}-{runtime}") for case in CASES for runtime in case.refused]
 
 
 @pytest.fixture(scope="session")
@@ -127,35 +125,34 @@ def _is_quantized(module: nn.Module) -> bool:
     return isinstance(module, BaseQuantLinear)
 
 
-@pytest.mark.parametrize(("case", "runtime"), LOADED)
-def test_claimed_artifacts_load(gptqmodel: ModuleType, workshop: Workshop, case: Case, runtime: str) -> None:
-    """What is claimed loads, quantized where we quantized and dense elsewhere, and gives our logits."""
-    artifact = workshop.make(case)
-    assert artifact.claims[runtime] == "yes"
-    model = _load(gptqmodel, runtime, artifact, dtype=torch.float16)
+def _assert_loads(model: nn.Module, artifact: Artifact) -> None:
+    """Quantized where we quantized, dense elsewhere, and our logits."""
     assert {name for name, module in model.named_modules() if _is_quantized(module)} == artifact.quantized
     assert kinds(model, artifact.dense) <= {nn.Linear}
     assert relative_difference(logits_of(model, artifact.tokens), artifact.logits) <= CLOSE
 
 
-@pytest.mark.parametrize(("case", "runtime"), REFUSED)
-def test_other_artifacts_do_not(gptqmodel: ModuleType, workshop: Workshop, case: Case, runtime: str) -> None:
-    """What is not claimed, with the reason, fails or gives other logits: the claim is not too modest."""
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_claims_are_what_loads(gptqmodel: ModuleType, workshop: Workshop, case: Case) -> None:
+    """What is claimed loads and gives our logits; what is not, with its reason, fails or gives others."""
     artifact = workshop.make(case)
-    assert artifact.claims[runtime] == case.refused[runtime]
-    try:
-        logits = logits_of(_load(gptqmodel, runtime, artifact, dtype=torch.float16), artifact.tokens)
-    except (ValueError, RuntimeError, IndexError, NotImplementedError):
-        return
-    assert not relative_difference(logits, artifact.logits) <= 10 * CLOSE
+    for runtime in RUNTIMES:
+        assert artifact.claims[runtime] == case.refused.get(runtime, "yes")
+        if runtime not in case.refused:
+            _assert_loads(_load(gptqmodel, runtime, artifact, dtype=torch.float16), artifact)
+            continue
+        try:
+            logits = logits_of(_load(gptqmodel, runtime, artifact, dtype=torch.float16), artifact.tokens)
+        except (ValueError, RuntimeError, IndexError, NotImplementedError):
+            continue
+        assert not relative_difference(logits, artifact.logits) <= 10 * CLOSE
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_defaults(gptqmodel: ModuleType, workshop: Workshop, runtime: str) -> None:
     """Loaded with no settings at all, the trained model gives our logits."""
     artifact = workshop.make(CASES[0])
-    model = _load(gptqmodel, runtime, artifact)
-    assert relative_difference(logits_of(model, artifact.tokens), artifact.logits) <= CLOSE
+    _assert_loads(_load(gptqmodel, runtime, artifact), artifact)
 
 
 # transformers announces that the checkpoint's quantization_config stands, but for what was passed
@@ -171,9 +168,7 @@ def test_backend_of_the_reason(gptqmodel: ModuleType, workshop: Workshop, runtim
     chosen: dict[str, Any] = {"backend": "gptq_torch"}
     if runtime == "transformers":
         chosen = {"quantization_config": GPTQConfig(bits=4, **chosen)}
-    model = _load(gptqmodel, runtime, artifact, dtype=torch.float16, **chosen)
-    assert {name for name, module in model.named_modules() if _is_quantized(module)} == artifact.quantized
-    assert relative_difference(logits_of(model, artifact.tokens), artifact.logits) <= CLOSE
+    _assert_loads(_load(gptqmodel, runtime, artifact, dtype=torch.float16, **chosen), artifact)
 
 
 @_ANNOUNCED

@@ -66,9 +66,7 @@ def assert_close(ours: Scores, theirs: Scores) -> None:
     ("family", "settings"),
     [("llama", {}), ("qwen3", {"tie_word_embeddings": True}), ("gemma2", {"tie_word_embeddings": True})],
 )
-def test_scores_are_those_of_all_logits_at_once(
-    checkpoint: Checkpoint, family: str, settings: dict[str, bool]
-) -> None:
+def test_scores_are_those_of_all_logits_at_once(checkpoint: Checkpoint, family: str, settings: dict[str, bool]) -> None:
     """Perplexity, KL and agreement of two models, over sequences of every length down to one token."""
     model, against = checkpoint(family, **settings), checkpoint(family, seed=1, **settings)
     ours, theirs = scores(model, against, ragged()), direct(model, against, ragged())

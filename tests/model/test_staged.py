@@ -166,7 +166,9 @@ def test_stages_are_those_of_whole_forwards_bit_for_bit(checkpoint: Checkpoint, 
     assert [states.shape for states in outputs] == [(1, length, 96) for length in LENGTHS]
     assert all(map(torch.equal, outputs, expected))
     untouched = case_of(checkpoint, "mistral")
-    assert not torch.allclose(outputs[0], forward(untouched.block, untouched.hidden()[0], untouched.inputs[0]), atol=0.01)
+    assert not torch.allclose(
+        outputs[0], forward(untouched.block, untouched.hidden()[0], untouched.inputs[0]), atol=0.01
+    )
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 
 import torch
-from gptqmodel.nn_modules.qlinear.torch import TorchLinear
-from gptqmodel.quantization import QuantizeConfig
-from gptqmodel.utils.model import convert_gptq_v2_to_v1_format_module
+from gptqmodel.nn_modules.qlinear.torch import TorchLinear  # type: ignore[import-untyped]
+from gptqmodel.quantization import QuantizeConfig  # type: ignore[import-untyped]
+from gptqmodel.utils.model import convert_gptq_v2_to_v1_format_module  # type: ignore[import-untyped]
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 

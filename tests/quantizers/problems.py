@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
@@ -24,14 +25,14 @@ def serial(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Re
 def weight(seed: int, rows: int, columns: int) -> Tensor:
     """[rows, columns] float32 of a linear layer's usual size, each row with a scale of its own."""
     random = torch.Generator().manual_seed(seed)
-    normal = torch.randn(rows, columns, generator=random)
-    return normal * (0.5 + torch.rand(rows, 1, generator=random)) / columns**0.5
+    scale = (0.5 + torch.rand(rows, 1, generator=random)) / math.sqrt(columns)
+    return torch.randn(rows, columns, generator=random) * scale
 
 
 def inputs(seed: int, tokens: int, columns: int, *, spread: float = 0.5) -> Tensor:
     """[tokens, columns] float32; with a larger ``spread`` some columns are much stronger than others."""
     random = torch.Generator().manual_seed(seed)
-    mixing = torch.eye(columns) + 0.7 * torch.randn(columns, columns, generator=random) / columns**0.5
+    mixing = torch.eye(columns) + 0.7 * torch.randn(columns, columns, generator=random) / math.sqrt(columns)
     strength = torch.exp(spread * torch.randn(columns, generator=random))
     return (torch.randn(tokens, columns, generator=random) @ mixing) * strength
 

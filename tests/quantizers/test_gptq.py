@@ -97,9 +97,7 @@ def test_groups_with_act_order_are_runs_of_the_ordered_columns() -> None:
 
 
 @settings(deadline=None, max_examples=40)  # kernels are compiled on first use
-@given(
-    st.sampled_from(BITS), st.booleans(), st.sampled_from(RULES), st.sampled_from([8, 32, -1]), st.integers(0, 1000)
-)
+@given(st.sampled_from(BITS), st.booleans(), st.sampled_from(RULES), st.sampled_from([8, 32, -1]), st.integers(0, 1000))
 def test_with_an_identity_hessian_gptq_rounds_to_nearest(
     bits: int, symmetric: bool, rule: ScaleRule, group_size: int, seed: int
 ) -> None:
@@ -118,6 +116,18 @@ def test_with_an_identity_hessian_gptq_rounds_to_nearest(
     distance = (nearest(quantized, w) - quantized.codes.double()).abs()
     assert float(distance.max()) <= 1
     assert float(distance.mean()) < 1e-3
+
+
+@pytest.mark.parametrize("act_order", [False, True])
+def test_scales_are_searched_with_the_importance_of_the_groups_own_columns(act_order: bool) -> None:
+    """The importance of a column is its place on the diagonal of the undamped Hessian."""
+    w, diagonal = weight(17, 24, 64), torch.randn(64, generator=torch.Generator().manual_seed(18)).exp()
+    factor = factorize(diagonal.diag(), 0.5, act_order)
+    grid = AffineGrid(3)
+    quantized = Gptq(grid, 16, act_order, sweeps=0).quantize(w, factor, serial)
+    for group in range(4):
+        columns = factor.order[16 * group : 16 * group + 16]
+        assert torch.equal(quantized.scales[:, group].float(), grid.fit(w[:, columns], diagonal[columns]).scale)
 
 
 def test_ties_go_to_the_even_multiple_of_the_scale() -> None:
@@ -181,9 +191,7 @@ def test_with_act_order_the_order_of_the_columns_does_not_matter(sweeps: int) ->
     shuffle = torch.randperm(96, generator=torch.Generator().manual_seed(7))
     quantizer = Gptq(AffineGrid(4, False), 32, act_order=True, sweeps=sweeps)
     straight = quantizer.quantize(w, factorize(hessian, 0.01, act_order=True), serial)
-    shuffled = quantizer.quantize(
-        w[:, shuffle], factorize(hessian[shuffle][:, shuffle], 0.01, act_order=True), serial
-    )
+    shuffled = quantizer.quantize(w[:, shuffle], factorize(hessian[shuffle][:, shuffle], 0.01, act_order=True), serial)
     assert torch.equal(shuffled.codes, straight.codes[:, shuffle])
     assert torch.equal(shuffled.group_index, straight.group_index[shuffle])
     assert torch.equal(shuffled.scales, straight.scales)
@@ -261,9 +269,7 @@ def test_a_scale_that_overflows_float16_is_refused(rule: ScaleRule, sweeps: int)
     with pytest.raises(NumericalError) as caught:
         quantizer.quantize(w, factorize(hessian_of(inputs(16, 300, 64)), 0.01, act_order=False), serial)
     assert caught.value.message == "a scale overflows float16"
-    assert caught.value.hint == (
-        "The weight's range is too wide for the GPTQ format: leave the layer out with --skip."
-    )
+    assert caught.value.hint == ("The weight's range is too wide for the GPTQ format: leave the layer out with --skip.")
 
 
 @pytest.mark.parametrize(

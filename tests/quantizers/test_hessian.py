@@ -107,6 +107,9 @@ def test_columns_go_by_falling_diagonal_and_equal_ones_stay_in_order() -> None:
     assert factor.order.tolist() == [1, 2, 5, 3, 0, 4]
     assert factor.diagonal.tolist() == [1.0, 3.0, 3.0, 2.0, 0.0, 3.0]
     assert factorize(hessian, 0.01, act_order=False).order.tolist() == [0, 1, 2, 3, 4, 5]
+    many = torch.tensor([3.0, 1.0, 2.0]).repeat(WIDE)
+    order = factorize(many.diag(), 0.01, act_order=True).order.tolist()
+    assert order == [*range(0, 3 * WIDE, 3), *range(2, 3 * WIDE, 3), *range(1, 3 * WIDE, 3)]
 
 
 @pytest.mark.parametrize(
@@ -160,19 +163,26 @@ def test_fewer_tokens_than_columns_are_no_obstacle() -> None:
     assert bool(torch.isfinite(factor.upper).all())
 
 
+@pytest.mark.parametrize("act_order", [False, True])
 @pytest.mark.parametrize("damping", [0.0, 0.01])
-def test_dead_columns_stand_by_themselves(damping: float) -> None:
+def test_dead_columns_stand_by_themselves(damping: float, act_order: bool) -> None:
     """A column that no input lights has a positive pivot and no part in any other column's error."""
     x = inputs(7, 100, 9)
     x[:, [2, 6]] = 0
-    factor = factorize(hessian_of(x), damping, act_order=False)
+    hessian = hessian_of(x)
+    factor = factorize(hessian, damping, act_order)
     assert factor.raises == 0
-    for column in (2, 6):
-        for matrix in (factor.upper, factor.hessian):
-            others = torch.arange(9) != column
-            assert not matrix[column, others].any()
-            assert not matrix[others, column].any()
-            assert matrix[column, column] > 0
+    dead = torch.isin(factor.order, torch.tensor([2, 6]))
+    if act_order:
+        assert factor.order.tolist()[-2:] == [2, 6]
+    for matrix in (factor.upper, factor.hessian):
+        assert not matrix[dead][:, ~dead].any()
+        assert not matrix[~dead][:, dead].any()
+        assert matrix[dead][:, dead].count_nonzero() == 2
+        assert bool((matrix.diagonal() > 0).all())
+    expected = hessian + damping * hessian.diagonal().mean() * torch.eye(9)
+    expected = expected[factor.order][:, factor.order]
+    torch.testing.assert_close(factor.hessian[~dead][:, ~dead], expected[~dead][:, ~dead])
 
 
 @pytest.mark.parametrize("damping", [0.0, 0.01])

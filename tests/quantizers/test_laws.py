@@ -20,8 +20,9 @@ from llamaconv.quantizers.names import MODES
 from llamaconv.tensors import TensorSpec
 from tests.quantizers.problems import hessian_of, inputs, serial, weight
 
-# By how much a weight of normally distributed values may change, relative to its norm.
-LOSS = {2: 0.7, 3: 0.35, 4: 0.16, 8: 0.015}
+# By how much a weight of normally distributed values may change, relative to its norm: about twice as much as by
+# rounding to nearest, since GPTQ moves errors to where inputs are weak.
+LOSS = {2: 0.9, 3: 0.5, 4: 0.25, 8: 0.02}
 
 
 def quantizers() -> list[Quantizer]:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from bitsandbytes.nn import Int8Params, Linear8bitLt
+from bitsandbytes.nn.modules import Int8Params, Linear8bitLt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
@@ -17,7 +17,8 @@ from tests.quantizers.problems import serial, weight
 def saved_by_bitsandbytes(w: Tensor) -> dict[str, Tensor]:
     """The state of the layer that transformers puts in a linear layer's place and saves."""
     layer = Linear8bitLt(w.shape[1], w.shape[0], bias=False, has_fp16_weights=False, threshold=6.0)
-    layer.weight = Int8Params(w.to("cpu"), requires_grad=False, has_fp16_weights=False).to("cpu")
+    layer.weight = Int8Params(w.clone(), requires_grad=False, has_fp16_weights=False)
+    layer.cpu()  # where it is quantized
     return {name: tensor.contiguous() for name, tensor in layer.state_dict().items()}
 
 

@@ -52,11 +52,11 @@ def raw(directory: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("mode", ["gptq.int4", "llm.int8"])
-def test_config_is_the_source_s_with_the_quantization_added(
-    checkpoint: Checkpoint, tmp_path: Path, mode: str
-) -> None:
+def test_config_is_the_source_s_with_the_quantization_added(checkpoint: Checkpoint, tmp_path: Path, mode: str) -> None:
     """Every key as it was and where it was, also those that nobody knows; the new one comes last."""
-    source = patch_config(shutil.copytree(checkpoint(), tmp_path / "model"), zebra={"b": [1.0, None], "a": "ü"}, apple=0)
+    source = patch_config(
+        shutil.copytree(checkpoint(), tmp_path / "model"), zebra={"b": [1.0, None], "a": "ü"}, apple=0
+    )
     out = run(source, tmp_path / "out", mode).out
     expected = raw(source) | {"quantization_config": GPTQ if mode == "gptq.int4" else INT8}
     assert list(raw(out).items()) == list(expected.items())

@@ -84,7 +84,9 @@ def test_sources_of_16_bits_keep_their_dtype(
     source = checkpoint("qwen2", dtype=dtype)
     result = run(source, tmp_path / "out", mode)
     after = load_weights(result.out)
-    assert {after[name].dtype for name in ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight")} == {dtype}
+    assert {after[name].dtype for name in ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight")} == {
+        dtype
+    }
     bias = after["model.layers.1.self_attn.q_proj.bias"]
     assert bias.dtype == (torch.float16 if mode == "gptq.int4" else dtype)
     assert torch.equal(bias, load_weights(source)["model.layers.1.self_attn.q_proj.bias"].to(bias.dtype))
