@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from llamaconv.errors import UnsupportedError
 from llamaconv.json_files import config_error, parsed, read_object, shown, validated
 
-__all__ = ["ModelConfig", "parse_config", "read_config"]
+__all__ = ["ModelConfig", "parse_config", "read_config", "with_both_rope_forms"]
 
 # Far above any model, so that a comparison with the tensors has the last word, and far below what overflows.
 _Size = Annotated[int, Field(gt=0, le=10**15)]
@@ -184,6 +184,24 @@ def parse_config(source: bytes, path: Path = Path("config.json")) -> ModelConfig
         quantization=keys.quantization_config,
         source=source,
     )
+
+
+def with_both_rope_forms(config: ModelConfig) -> dict[str, Any]:
+    """config.json as it was, with the rotary base and scaling wherever transformers may look for them.
+
+    transformers 5 reads ``rope_parameters``; 4.57 reads ``rope_theta`` and ``rope_scaling``, and silently takes
+    10000 for a base that it does not find. What is there already stays as it was written.
+    """
+    raw = dict(config.raw)
+    if config.rope_theta is None:
+        return raw
+    scaling = dict(config.rope_scaling or {})
+    forms = {
+        "rope_theta": config.rope_theta,
+        "rope_parameters": {"rope_type": "default", **scaling, "rope_theta": config.rope_theta},
+        "rope_scaling": scaling,
+    }
+    return raw | {key: form for key, form in forms.items() if form and not raw.get(key)}
 
 
 def _kv_heads(keys: _Keys, defaults: _Defaults, faults: list[str]) -> int:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from inspect import signature
 from typing import Any
 
 import torch
@@ -184,12 +185,15 @@ class Skeleton:
         may be called from several threads.
         """
         injected = threading.local()
+        # A few models of transformers 4.57 always compute all logits.
+        chooses = "logits_to_keep" in signature(self.model.forward).parameters
 
         def logits(hidden: Tensor, positions: Tensor) -> Tensor:
             injected.hidden = hidden
-            output = self.model(inputs_embeds=hidden, use_cache=False, logits_to_keep=positions)
+            chosen = {"logits_to_keep": positions} if chooses else {}
+            output = self.model(inputs_embeds=hidden, use_cache=False, **chosen)
             result: Tensor = output.logits[0]
-            return result
+            return result if chooses else result[positions]
 
         # What runs before the blocks runs again, on whatever it has, and its result is passed over.
         with self._replaced([Inject(block, injected) for block in self.blocks]), _zeros_for_meta(self.model):

@@ -76,7 +76,7 @@ class Stopped(Exception):
 
 def run_until_stopped(model: nn.Module, tokens: Tensor) -> Tensor:
     try:
-        model(input_ids=tokens.long(), use_cache=False, logits_to_keep=1)
+        model(input_ids=tokens.long(), use_cache=False)
     except Stopped as stopped:
         return stopped.hidden
     raise AssertionError("the model ran without calling its last stand-in")

@@ -122,8 +122,9 @@ def factorize(hessian: Tensor, damping: float, act_order: bool) -> Factor:
     steps = _dampings(damping)
     for raises, step in enumerate(steps):
         damped = hessian[order[:, None], order[None, :]]
-        # A dead column has no inputs to learn from: with any diagonal it is rounded by itself.
-        damped.diagonal().add_(step * mean).masked_fill_(dead[order], mean or 1.0)
+        # A dead column has no inputs to learn from: with any diagonal it is rounded by itself. Damping gives it one,
+        # and a larger one would let it pull at the scale of its group.
+        damped.diagonal().add_(step * mean).masked_fill_(dead[order], step * mean or mean or 1.0)
         matrix = damped.flip(0, 1)
         lower, info = torch.linalg.cholesky_ex(matrix, out=(matrix, torch.empty((), dtype=torch.int32)))
         if int(info) == 0 and bool(torch.isfinite(lower.diagonal()).all()):

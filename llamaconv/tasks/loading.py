@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from llamaconv.config import ModelConfig, read_config
+from llamaconv.config import ModelConfig, read_config, with_both_rope_forms
 from llamaconv.errors import ConfigError, UnsupportedError, UsageError
 from llamaconv.layouts.hugging_face import disagreements, expected_tensors
 from llamaconv.layouts.quantized import QuantizedLayer, as_if_dense, quantized_layers
@@ -62,7 +62,7 @@ def load_model(path: Path, compute_dtype: str) -> LoadedModel:
     faults = [fault for layer in layers for fault in _storage_faults(layer, quantizer)]
     faults += disagreements(config, specs)
     if not faults:
-        skeleton = Skeleton.build(config.raw, choose_dtype(compute_dtype, config.dtype))
+        skeleton = Skeleton.build(with_both_rope_forms(config), choose_dtype(compute_dtype, config.dtype))
         if expected_tensors(config) is None:
             faults = _differences(skeleton, specs)
         if not faults:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from llamaconv.config import ModelConfig
+from llamaconv.config import ModelConfig, with_both_rope_forms
 from llamaconv.digests import sha256_file
 from llamaconv.plan.selection import Selection
 from llamaconv.quantizers.base import Quantizer
@@ -48,18 +48,9 @@ def companions(directory: Path) -> list[Path]:
 def patched_config(config: ModelConfig, quantization: Mapping[str, Any], dtype: torch.dtype | None) -> dict[str, Any]:
     """The source's config.json with ``quantization_config``, and the rope base in both forms.
 
-    transformers 5 reads ``rope_parameters``, 4.57 reads ``rope_theta`` and ``rope_scaling`` and would silently take
-    10000 for a base it does not find. Everything else stays as it was written.
+    Everything else stays as it was written.
     """
-    patched = dict(config.raw)
-    if config.rope_theta is not None:
-        scaling = dict(config.rope_scaling or {})
-        forms = {
-            "rope_theta": config.rope_theta,
-            "rope_parameters": {"rope_type": "default", **scaling, "rope_theta": config.rope_theta},
-            "rope_scaling": scaling,
-        }
-        patched |= {key: form for key, form in forms.items() if form and not patched.get(key)}
+    patched = with_both_rope_forms(config)
     if dtype is not None:
         name = str(dtype).removeprefix("torch.")
         patched |= dict.fromkeys(("dtype", "torch_dtype"), name)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from llamaconv.quantizers.hessian import accumulate, mirror
+from llamaconv.quantizers.packing import GptqWeight
 
-__all__ = ["hessian_of", "inputs", "nearest_codes", "serial", "weight", "weighted_error"]
+__all__ = ["hessian_of", "inputs", "nearest", "nearest_codes", "same", "serial", "weight", "weighted_error"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -56,3 +57,16 @@ def nearest_codes(weight: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Ten
     if scale.ndim == 1:
         scale, zero = scale[:, None], zero[:, None]
     return ((weight.double() / scale.double()).round() + zero.double()).clamp(0, 2**bits - 1)
+
+
+def same(one: GptqWeight, other: GptqWeight) -> bool:
+    """Whether two weights agree in every bit."""
+    return all(
+        torch.equal(getattr(one, part), getattr(other, part)) for part in ("codes", "scales", "zeros", "group_index")
+    )
+
+
+def nearest(quantized: GptqWeight, w: Tensor) -> Tensor:
+    """The nearest codes on the grids that ``quantized`` ended up with."""
+    index = quantized.group_index.long()
+    return nearest_codes(w, quantized.scales[:, index], quantized.zeros[:, index], quantized.bits)

@@ -87,17 +87,18 @@ def refine(
     codes, scales = codes.copy(), scales.copy()
     group_index = np.arange(codes.shape[1]) // (codes.shape[1] // scales.shape[1])
     certain = np.ones(len(weight), dtype=np.bool_)
+    zero = zeros[:, group_index]
     for group in list(range(scales.shape[1])) * sweeps:
-        members = np.flatnonzero(group_index == group)
-        centred = codes - zeros[:, group_index]
+        inside = group_index == group
+        centred = codes - zero
         # The error is quadratic in the scale: what is left of it without this group, along the group's codes.
-        direction = np.where(group_index == group, centred, 0)
-        rest = weight - centred * scales[:, group_index] * (group_index != group)
+        direction, rest = centred * inside, weight - centred * scales[:, group_index] * ~inside
         best = ((rest @ hessian) * direction).sum(1) / ((direction @ hessian) * direction).sum(1)
         scales[:, group], clear = _to_float16(best)
         certain &= clear
-        for j in members:
-            off = weight - (codes - zeros[:, group_index]) * scales[:, group_index]
+        scale = scales[:, group_index]
+        for j in np.flatnonzero(inside):
+            off = weight - (codes - zero) * scale
             level = codes[:, j] + off @ hessian[:, j] / hessian[j, j] / scales[:, group]
             certain &= _clear(level, bits)
             codes[:, j] = np.clip(np.rint(level), 0, 2**bits - 1)
@@ -127,4 +128,5 @@ def _to_float16(exact: Array) -> tuple[Array, NDArray[np.bool_]]:
 
 def _clear(level: Array, bits: int) -> NDArray[np.bool_]:
     """Whether float32 rounds ``level`` [N] to the same whole number."""
-    return np.abs(level - np.floor(level) - 0.5) > _CODE_TOLERANCE * 2**bits / 16
+    clear: NDArray[np.bool_] = np.abs(level - np.floor(level) - 0.5) > _CODE_TOLERANCE * 2**bits / 16
+    return clear

@@ -18,7 +18,7 @@ from llamaconv.quantizers.hessian import factorize, round_to_nearest
 from llamaconv.quantizers.packing import GptqWeight
 from llamaconv.tensors import TensorSpec
 from tests.quantizers import reference
-from tests.quantizers.problems import hessian_of, inputs, nearest_codes, serial, weight, weighted_error
+from tests.quantizers.problems import hessian_of, inputs, nearest, same, serial, weight, weighted_error
 
 BITS = [2, 3, 4, 8]
 RULES: list[ScaleRule] = ["search", "minmax"]
@@ -30,19 +30,6 @@ Result = TypeVar("Result")
 def rounded(w: Tensor, quantizer: Gptq) -> GptqWeight:
     """Each weight by itself."""
     return quantizer.quantize(w, round_to_nearest(torch.eye(w.shape[1])), serial)
-
-
-def same(one: GptqWeight, other: GptqWeight) -> bool:
-    """Whether two weights agree in every bit."""
-    return all(
-        torch.equal(getattr(one, part), getattr(other, part)) for part in ("codes", "scales", "zeros", "group_index")
-    )
-
-
-def nearest(quantized: GptqWeight, w: Tensor) -> Tensor:
-    """The nearest codes on the grids that ``quantized`` ended up with."""
-    index = quantized.group_index.long()
-    return nearest_codes(w, quantized.scales[:, index], quantized.zeros[:, index], quantized.bits)
 
 
 @pytest.mark.parametrize("act_order", [False, True])
@@ -212,7 +199,6 @@ def test_dead_columns_are_rounded_by_themselves(sweeps: int, act_order: bool, ru
     distance = (nearest(quantized, w)[:, dead] - quantized.codes[:, dead].double()).abs()
     assert float(distance.max()) <= 1
     assert float(distance.mean()) < 1e-3
-    # Near themselves, too: within half a step of the group's range, except where the search clips.
     relative = (quantized.dequantize() - w)[:, dead].norm() / w[:, dead].norm()
     assert float(relative) < 0.2
 

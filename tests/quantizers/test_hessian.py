@@ -166,7 +166,7 @@ def test_fewer_tokens_than_columns_are_no_obstacle() -> None:
 @pytest.mark.parametrize("act_order", [False, True])
 @pytest.mark.parametrize("damping", [0.0, 0.01])
 def test_dead_columns_stand_by_themselves(damping: float, act_order: bool) -> None:
-    """A column that no input lights has a positive pivot and no part in any other column's error."""
+    """A column that no input lights has no part in any other column's error, and no more weight than damping gives."""
     x = inputs(7, 100, 9)
     x[:, [2, 6]] = 0
     hessian = hessian_of(x)
@@ -183,6 +183,8 @@ def test_dead_columns_stand_by_themselves(damping: float, act_order: bool) -> No
     expected = hessian + damping * hessian.diagonal().mean() * torch.eye(9)
     expected = expected[factor.order][:, factor.order]
     torch.testing.assert_close(factor.hessian[~dead][:, ~dead], expected[~dead][:, ~dead])
+    alone = (damping or 1.0) * hessian.diagonal().mean()
+    torch.testing.assert_close(factor.hessian.diagonal()[dead], alone.expand(2))
 
 
 @pytest.mark.parametrize("damping", [0.0, 0.01])

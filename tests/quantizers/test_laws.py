@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import product
 
 import pytest
 import torch
@@ -17,6 +16,7 @@ from llamaconv.quantizers.gptq import Gptq
 from llamaconv.quantizers.hessian import factorize
 from llamaconv.quantizers.modes import quantizer_for_mode, quantizer_of_checkpoint
 from llamaconv.quantizers.names import MODES
+from llamaconv.quantizers.packing import CheckpointFormat
 from llamaconv.tensors import TensorSpec
 from tests.quantizers.problems import hessian_of, inputs, serial, weight
 
@@ -25,18 +25,28 @@ from tests.quantizers.problems import hessian_of, inputs, serial, weight
 LOSS = {2: 0.9, 3: 0.5, 4: 0.25, 8: 0.02}
 
 
+# group_size, symmetric, act_order, format
+GPTQ_SETTINGS: list[tuple[int, bool, bool, CheckpointFormat]] = [
+    (32, True, False, "gptq"),
+    (32, False, True, "gptq"),
+    (-1, True, True, "gptq"),
+    (-1, False, False, "gptq"),
+    (32, False, False, "gptq_v2"),
+    (-1, True, True, "gptq_v2"),
+]
+
+
 def quantizers() -> list[Quantizer]:
-    """Every mode; those with settings in all of them."""
+    """Every mode, and those that take settings with all of these."""
     found: list[Quantizer] = []
     for mode in MODES:
-        quantizer = quantizer_for_mode(mode)
-        if not isinstance(quantizer, Gptq):
-            found.append(quantizer)
+        plain = quantizer_for_mode(mode)
+        if not isinstance(plain, Gptq):
+            found.append(plain)
             continue
-        for group_size, symmetric, act_order in product((32, -1), (True, False), (True, False)):
-            set_up = quantizer_for_mode(mode, group_size=group_size, symmetric=symmetric, act_order=act_order)
-            assert isinstance(set_up, Gptq)
-            found += [set_up, replace(set_up, format="gptq_v2")]
+        for group_size, symmetric, act_order, format in GPTQ_SETTINGS:
+            grid = replace(plain.grid, symmetric=symmetric)
+            found.append(replace(plain, grid=grid, group_size=group_size, act_order=act_order, format=format))
     return found
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 from torch import Tensor
 
-from llamaconv.errors import NumericalError
+from llamaconv.errors import NumericalError, UnsupportedError
 from llamaconv.quantizers.llm_int8 import Int8Weight, LlmInt8
 from llamaconv.tensors import TensorSpec
 from tests.quantizers.problems import serial, weight
@@ -81,6 +81,18 @@ def test_a_weight_that_overflows_float16_is_refused(value: float) -> None:
     assert caught.value.hint == "Leave the layer out with --skip."
     w[3, 4] = 65519.0
     assert LlmInt8().quantize(w, None, serial).absmax[3] == 65504.0
+
+
+@pytest.mark.parametrize("form", [1, 3])
+def test_codes_laid_out_for_a_gpu_are_refused(form: int) -> None:
+    """Only row-major codes can be read, which is what is meant where no format is named."""
+    tensors = LlmInt8().quantize(weight(3, 4, 6), None, serial).tensors()
+    tensors["weight_format"].fill_(form)
+    with pytest.raises(UnsupportedError) as caught:
+        LlmInt8().read(tensors)
+    assert caught.value.message == f"weight_format {form} is not row-major"
+    del tensors["weight_format"]
+    assert torch.equal(LlmInt8().read(tensors).codes, tensors["weight"])
 
 
 def test_any_shape_will_do() -> None:

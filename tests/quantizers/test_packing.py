@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from llamaconv.errors import CheckpointError
 from llamaconv.quantizers.packing import CheckpointFormat, GptqWeight, pack, unpack
 
 BITS = [2, 3, 4, 8]
@@ -211,6 +213,28 @@ def test_all_ones_in_v1_zeros_are_read_as_0(bits: int) -> None:
     weight.zeros.zero_()
     stored = weight.tensors() | {"qzeros": torch.full((3, 96 // 32 * bits), -1, dtype=torch.int32)}
     assert torch.equal(GptqWeight.read(stored, bits).dequantize(), weight.dequantize())
+
+
+def test_without_g_idx_groups_follow_each_other() -> None:
+    """Writers of old left it out where columns keep their order."""
+    weight = random_weight(0, 4, "gptq", columns=96)
+    groups = torch.arange(96, dtype=torch.int32) // 32
+    weight = replace(weight, group_index=groups)
+    tensors = weight.tensors()
+    del tensors["g_idx"]
+    back = GptqWeight.read(tensors, 4)
+    assert torch.equal(back.group_index, groups)
+    assert torch.equal(back.dequantize(), weight.dequantize())
+
+
+@pytest.mark.parametrize(("group", "message"), [(3, "from 0 to 3"), (-1, "from -1 to 2")])
+def test_a_group_that_is_not_there_is_refused(group: int, message: str) -> None:
+    """A damaged g_idx neither fails later nor counts from the end."""
+    tensors = random_weight(0, 4, "gptq").tensors()
+    tensors["g_idx"][5] = group
+    with pytest.raises(CheckpointError) as caught:
+        GptqWeight.read(tensors, 4)
+    assert caught.value.message == f"g_idx names groups {message} of 3"
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -13,8 +14,9 @@ import pytest
 
 import llamaconv
 from llamaconv.progress import Progress
+from llamaconv.tasks.quantize import quantize
 from tests.conftest import Checkpoint
-from tests.tasks.runs import digests, run, write_tokens
+from tests.tasks.runs import digests, run, settings_for, write_tokens
 
 VARIANTS: list[dict[str, Any]] = [
     {},
@@ -45,17 +47,23 @@ def test_two_runs_from_different_folders_give_the_same_bytes(
 
 def test_the_corpus_gives_the_same_bytes(checkpoint: Checkpoint, tmp_path: Path) -> None:
     """The built-in corpus is shuffled by the seed and by nothing else."""
-    settings: dict[str, Any] = {"calibration": None, "samples": 4, "seq_len": 64}
-    from llamaconv.tasks.quantize import quantize
-    from tests.tasks.runs import settings_for
-
     runs = [
-        quantize(checkpoint(), tmp_path / name, settings_for("gptq.int4", **(settings | changes)))
+        quantize(checkpoint(), tmp_path / name, settings_for("gptq.int4", None, samples=4, seq_len=64, **changes))
         for name, changes in (("a", {}), ("b", {"threads": 2}), ("c", {"seed": 1}))
     ]
     a, b, c = (digests(each.out) for each in runs)
     assert a == b
     assert a["model.safetensors"] != c["model.safetensors"]
+
+
+def test_sequences_of_unequal_length_give_the_same_bytes(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """Text that does not fill its last sequence, in a model whose attention slides."""
+    text = tmp_path / "text.txt"
+    text.write_text("It was the best of times, it was the worst of times. " * 3)
+    one, two = (run(checkpoint("mistral"), tmp_path / str(n), calibration=text, seq_len=50, threads=n) for n in (1, 2))
+    assert digests(one.out) == digests(two.out)
+    calibration = json.loads((one.out / "llamaconv.json").read_text())["calibration"]
+    assert (calibration["sequences"], calibration["tokens"]) == (4, 163)
 
 
 def test_an_interrupted_run_leaves_no_output(checkpoint: Checkpoint, tmp_path: Path) -> None:

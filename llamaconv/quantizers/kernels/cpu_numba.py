@@ -6,15 +6,34 @@ Kernels release the GIL and start no threads: the caller gives rows to threads.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
 __all__ = ["descend_columns", "least_error", "round_columns"]
 
+Kernel = TypeVar("Kernel", bound=Callable[..., None])
+
+
+def _compiled(**options: Any) -> Callable[[Kernel], Kernel]:
+    """Compile on first use; the machine code is kept for the next process where there is a place to keep it."""
+
+    def compile(kernel: Kernel) -> Kernel:
+        settings = {"nogil": True, "error_model": "numpy", **options}
+        try:
+            compiled: Kernel = numba.njit(cache=True, **settings)(kernel)
+        except RuntimeError:  # neither the package's folder nor the user's cache can be written
+            compiled = numba.njit(**settings)(kernel)
+        return compiled
+
+    return compile
+
 
 # Sums may be formed in any order, which lets them use vector registers: always the same order on one machine.
-@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "nsz"})  # type: ignore[untyped-decorator,unused-ignore]
+@_compiled(fastmath={"reassoc", "nsz"})
 def least_error(
     weight: NDArray[np.float32],
     importance: NDArray[np.float32],
@@ -49,7 +68,7 @@ def least_error(
                 best[row] = candidate
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator,unused-ignore]
+@_compiled()
 def round_columns(
     weight: NDArray[np.float32],
     upper: NDArray[np.float32],
@@ -84,7 +103,7 @@ def round_columns(
                 weight[row, k] -= scaled * upper[j, k]
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator,unused-ignore]
+@_compiled()
 def descend_columns(
     gradient: NDArray[np.float32],
     hessian: NDArray[np.float32],
