@@ -9,7 +9,7 @@ from pathlib import Path
 __all__ = ["sha256_bytes", "sha256_file"]
 
 
-def sha256_bytes(data: bytes) -> str:
+def sha256_bytes(data: bytes | memoryview) -> str:
     """The SHA-256 of ``data``, 64 hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from time import perf_counter
 
 import torch
@@ -121,6 +122,11 @@ class StageRun:
             raise NumericalError(f"{name}: {error}", hint=error.hint) from error
         dequantized = quantized.dequantize()
         lost = relative_error(weight, dequantized, hessian, map)
+        if not isfinite(lost):
+            raise NumericalError(
+                f"{name}: its outputs on the calibration data overflow float32",
+                hint="Leave the layer out with --skip; its inputs are too large to weigh.",
+            )
         current = self.module.get_parameter(f"{layer}.weight")
         put(self.module, f"{layer}.weight", dequantized.to(self.stream.device, current.dtype))
         for suffix, tensor in quantized.tensors().items():

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from llamaconv.errors import UnsupportedError
+
 __all__ = ["BlockInputs", "Inject", "Recorder", "StandIn", "Stop", "Stopped", "run_until_stopped"]
 
 
@@ -87,7 +89,15 @@ def _like_output_of(block: nn.Module, hidden: Tensor, inputs: BlockInputs) -> An
     known = getattr(block, "_returns_tuple", None)
     if known is None:
         meta = inputs.to("meta")
-        output = block(hidden.to("meta"), *meta.positional, **meta.keyword)
+        try:
+            output = block(hidden.to("meta"), *meta.positional, **meta.keyword)
+        except (RuntimeError, NotImplementedError) as error:
+            # A mixture of experts, say, decides by the values of its input what it computes.
+            reason = str(error).splitlines()[0]
+            raise UnsupportedError(
+                f"{type(block).__name__} cannot be planned from shapes alone: {reason}",
+                hint="Only models whose decoder blocks compute the same for every input can be run block by block.",
+            ) from error
         known = isinstance(output, tuple)
         object.__setattr__(block, "_returns_tuple", known)
     return (hidden,) if known else hidden

@@ -83,7 +83,6 @@ class Embed:
 
     skeleton: Skeleton
     sequences: tuple[Tensor, ...]
-    aliases: Mapping[str, str]
     dtype: torch.dtype | None
 
     def __call__(self, source: Lazy, stream: Stream) -> Iterator[tuple[str, Tensor]]:
@@ -91,7 +90,7 @@ class Embed:
         names = self.skeleton.entry_parameters()
         tensors = read_finite(source)
         for name in names:
-            tensor = tensors[self.aliases.get(name, name)]
+            tensor = tensors[name]
             put(self.skeleton.model, name, tensor.to(stream.device, self.skeleton.dtype))
         try:
             with self.skeleton.before_blocks() as embed:
@@ -168,7 +167,10 @@ class QuantizeHead:
                 put(model, name, tensor.to(stream.device, self.skeleton.dtype))
         stage = Stage((head,), tensors[f"{head}.weight"].shape[1])
         run = self.stage_quantizer.begin(model, "", (stage,), source, stream)
-        with self.skeleton.before_head() as head_input:
-            run.collect(0, [states[0] for states in stream.workers.map(head_input, stream.hidden)])
-        run.quantize(0)
+        try:
+            with self.skeleton.before_head() as head_input:
+                run.collect(0, [states[0] for states in stream.workers.map(head_input, stream.hidden)])
+            run.quantize(0)
+        finally:
+            clear(model, tensors)
         yield from run.outputs(self.dtype)

@@ -184,14 +184,13 @@ class _Calibrated:
         )
 
     def _embed(self) -> Step:
-        aliases = {name: source for name, source in self.skeleton.tie.items() if name not in self.specs}
         entry = self.skeleton.entry_parameters()
-        specs = [self.specs[name] for name in dict.fromkeys(aliases.get(name, name) for name in entry)]
+        specs = [self.specs[name] for name in entry]
         return Step(
             "embedding",
             tuple(spec.name for spec in specs),
             tuple(_dense(spec, self.dtype) for spec in specs),
-            Embed(self.skeleton, self.sequences, aliases, self.dtype),
+            Embed(self.skeleton, self.sequences, self.dtype),
             3 * sum(spec.nbytes for spec in specs),
         )
 

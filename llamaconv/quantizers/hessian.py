@@ -156,12 +156,15 @@ def relative_error(weight: Tensor, approximation: Tensor, hessian: Tensor, map: 
     def energies(first: int) -> tuple[float, float]:
         exact = weight[first : first + _ROWS]
         difference = exact - approximation[first : first + _ROWS]
-        # A sum of squares by definition; rounding may leave a tiny negative number of one that is 0.
-        return tuple(max(0.0, float((part @ hessian).mul_(part).double().sum())) for part in (difference, exact))  # type: ignore[return-value]
+        return energy(difference), energy(exact)
+
+    def energy(part: Tensor) -> float:
+        return float((part @ hessian).mul_(part).sum(dtype=torch.float64))
 
     parts = map(energies, range(0, weight.shape[0], _ROWS))
     lost, whole = (sum(column) for column in zip(*parts, strict=True))
-    return lost / whole if whole > 0 else 0.0
+    # Sums of squares by definition; rounding may leave a tiny negative number of one that is 0. NaN stays NaN.
+    return 0.0 if whole <= 0 else 0.0 if lost < 0 else lost / whole
 
 
 def round_to_nearest(hessian: Tensor) -> Factor:

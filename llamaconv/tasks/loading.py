@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from llamaconv.config import ModelConfig, read_config, with_both_rope_forms
+from llamaconv.digests import sha256_bytes
 from llamaconv.errors import ConfigError, UnsupportedError, UsageError
+from llamaconv.json_files import read_object
 from llamaconv.layouts.hugging_face import disagreements, expected_tensors
 from llamaconv.layouts.quantized import QuantizedLayer, as_if_dense, quantized_layers
 from llamaconv.model.skeleton import Skeleton
 from llamaconv.model.workers import Workers
 from llamaconv.quantizers.base import Quantizer
 from llamaconv.quantizers.modes import quantizer_of_checkpoint
+from llamaconv.sinks.safetensors import tensor_bytes
 from llamaconv.sources.open import Checkpoint, open_checkpoint
 from llamaconv.tensors import TensorSpec
 
-__all__ = ["LoadedModel", "choose_device", "choose_dtype", "choose_workers", "load_model", "named_dtype"]
+__all__ = [
+    "LoadedModel",
+    "choose_device",
+    "choose_dtype",
+    "choose_workers",
+    "load_dense_model",
+    "load_model",
+    "named_dtype",
+]
+
+logger = logging.getLogger(__name__)
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -56,7 +71,8 @@ def load_model(path: Path, compute_dtype: str) -> LoadedModel:
     checkpoint = open_checkpoint(path)
     config = read_config(checkpoint.directory)
     stored = checkpoint.reader.specs
-    quantizer = None if config.quantization is None else quantizer_of_checkpoint(config.quantization)
+    quantization = _quantization(checkpoint, config)
+    quantizer = None if quantization is None else quantizer_of_checkpoint(quantization)
     layers = tuple(quantized_layers(stored))
     specs = as_if_dense(stored, layers)
     faults = [fault for layer in layers for fault in _storage_faults(layer, quantizer)]
@@ -71,6 +87,24 @@ def load_model(path: Path, compute_dtype: str) -> LoadedModel:
         f"{checkpoint.directory / 'config.json'} and the tensors disagree:\n" + "\n".join(faults),
         hint="The checkpoint is incomplete, or its config.json belongs to another model.",
     )
+
+
+def load_dense_model(path: Path, compute_dtype: str) -> LoadedModel:
+    """As :func:`load_model`, for a checkpoint that is to be quantized.
+
+    Raises:
+        UnsupportedError: It is quantized already, by whatever method.
+    """
+    checkpoint = open_checkpoint(path)
+    quantization = _quantization(checkpoint, read_config(checkpoint.directory))
+    if quantization is not None:
+        raise UnsupportedError(
+            f"{checkpoint.directory}: already quantized ({_method(quantization)})",
+            hint="Quantize the dense checkpoint it was made from.",
+        )
+    model = load_model(path, compute_dtype)
+    _warn_if_ties_differ(model)
+    return model
 
 
 def choose_dtype(name: str, stored: torch.dtype | None) -> torch.dtype:
@@ -117,6 +151,33 @@ def choose_workers(threads: int | None, device: torch.device) -> Workers:
     if device.type != "cpu":
         return Workers(1)
     return Workers(threads or torch.get_num_threads())
+
+
+def _quantization(checkpoint: Checkpoint, config: ModelConfig) -> Mapping[str, Any] | None:
+    """The quantization that config.json describes, or else quantize_config.json, as AutoGPTQ left it."""
+    alone = checkpoint.directory / "quantize_config.json"
+    if config.quantization is not None or not alone.exists():
+        return config.quantization
+    return {"quant_method": "gptq", **read_object(alone)[1]}
+
+
+def _method(quantization: Mapping[str, Any]) -> str:
+    try:
+        return quantizer_of_checkpoint(quantization).mode
+    except UnsupportedError:
+        return str(quantization.get("quant_method", "by a method it does not name"))
+
+
+def _warn_if_ties_differ(model: LoadedModel) -> None:
+    """The config is trusted; where it ties two tensors that differ, both are kept and the user is told."""
+    for head, embedding in model.skeleton.tie.items():
+        if head in model.specs and embedding in model.specs:
+            digests = [sha256_bytes(tensor_bytes(model.checkpoint.reader[name].read())) for name in (head, embedding)]
+            if digests[0] != digests[1]:
+                logger.warning(
+                    "config.json ties %s (sha256 %.12s) to %s (sha256 %.12s), but they differ; both are kept",
+                    *(head, digests[0], embedding, digests[1]),
+                )
 
 
 def _storage_faults(layer: QuantizedLayer, quantizer: Quantizer | None) -> Iterator[str]:

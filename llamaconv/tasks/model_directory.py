@@ -11,8 +11,10 @@ import torch
 
 from llamaconv.config import ModelConfig, with_both_rope_forms
 from llamaconv.digests import sha256_file
+from llamaconv.model.skeleton import Skeleton
 from llamaconv.plan.selection import Selection
 from llamaconv.quantizers.base import Quantizer
+from llamaconv.sinks.disk import writing
 from llamaconv.sinks.manifest import write_json
 from llamaconv.tasks.runtimes import VLLM_FUSED
 
@@ -58,16 +60,19 @@ def patched_config(config: ModelConfig, quantization: Mapping[str, Any], dtype: 
 
 
 def quantization_config(
-    quantizer: Quantizer, selection: Selection, block_names: Sequence[str], settings: Mapping[str, Any]
+    quantizer: Quantizer, selection: Selection, skeleton: Skeleton, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     """config.json's ``quantization_config``: the quantizer's own facts, and how left-out layers are named."""
     config = quantizer.config()
     if config["quant_method"] == "bitsandbytes":
         # transformers leaves the head alone by itself only where no list is given.
         return config | {
-            "llm_int8_skip_modules": [*(["lm_head"] if selection.head is None else []), *selection.skipped]
+            "llm_int8_skip_modules": [
+                *([skeleton.head] if selection.head is None and skeleton.head else []),
+                *selection.skipped,
+            ]
         }
-    return gptq_config(config, selection, block_names, settings)
+    return gptq_config(config, selection, skeleton.block_names, settings)
 
 
 def gptq_config(
@@ -111,8 +116,9 @@ def write_companions(source: Path, out: Path, config: Mapping[str, Any]) -> dict
     written = []
     for path in companions(source):
         target = out / path.relative_to(source)
-        target.parent.mkdir(exist_ok=True)
-        shutil.copyfile(path, target)
+        with writing(target):
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, target)
         written.append(target)
     write_json(out / "config.json", config)
     written.append(out / "config.json")

@@ -15,7 +15,6 @@ import torch
 
 from llamaconv.calibration import CalibrationSet, load_calibration
 from llamaconv.digests import sha256_file
-from llamaconv.errors import UnsupportedError
 from llamaconv.execute import execute
 from llamaconv.memory import available_memory, peak_rss
 from llamaconv.model.stage_quantizer import StageQuantizer
@@ -28,7 +27,7 @@ from llamaconv.quantizers.base import Quantizer
 from llamaconv.quantizers.modes import quantizer_for_mode
 from llamaconv.sinks.publish import Publication, require_apart
 from llamaconv.sinks.safetensors import ShardedWriter
-from llamaconv.tasks.loading import LoadedModel, choose_device, choose_workers, load_model, named_dtype
+from llamaconv.tasks.loading import LoadedModel, choose_device, choose_workers, load_dense_model, named_dtype
 from llamaconv.tasks.model_directory import companions, patched_config, quantization_config, write_companions
 from llamaconv.tasks.provenance import version
 from llamaconv.tasks.quantize_manifest import manifest
@@ -124,7 +123,7 @@ def quantize(source: Path, out: Path, settings: QuantizeSettings, report: Report
         quantization = quantization_config(
             prepared.quantizer,
             prepared.selection,
-            model.skeleton.block_names,
+            model.skeleton,
             {"damping": settings.damping, "version": version()},
         )
         config = patched_config(model.config, quantization, _output_dtype(settings))
@@ -153,12 +152,7 @@ def _prepare(source: Path, settings: QuantizeSettings) -> _Prepared:
         scales=settings.scales,
         sweeps=settings.sweeps,
     )
-    model = load_model(source, settings.compute_dtype)
-    if model.quantizer is not None:
-        raise UnsupportedError(
-            f"{model.checkpoint.directory}: already quantized ({model.quantizer.mode})",
-            hint="Quantize the dense checkpoint it was made from.",
-        )
+    model = load_dense_model(source, settings.compute_dtype)
     specs = model.specs
     selection = select_layers(model.skeleton, specs, quantizer, settings.skip, settings.lm_head)
     device = choose_device(settings.device)

@@ -129,6 +129,7 @@ def test_a_config_that_tells_another_quantization_is_refused(
     bad = shutil.copytree(quantized(mode), tmp_path / "bad")
     told = json.loads((bad / "config.json").read_text())["quantization_config"]
     patch_config(bad, quantization_config=... if changes is None else told | changes)
+    (bad / "quantize_config.json").unlink(missing_ok=True)
     with pytest.raises(ConfigError) as caught:
         judge(bad, tokens)
     assert sum(line in found for found in str(caught.value).splitlines()) == 21

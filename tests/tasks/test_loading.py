@@ -7,9 +7,16 @@ import pytest
 import torch
 
 from llamaconv.errors import ConfigError, UnsupportedError, UsageError
-from llamaconv.tasks.loading import choose_device, choose_dtype, choose_workers, load_model, named_dtype
+from llamaconv.tasks.loading import (
+    choose_device,
+    choose_dtype,
+    choose_workers,
+    load_dense_model,
+    load_model,
+    named_dtype,
+)
 from tests.conftest import Checkpoint
-from tests.models import FAMILIES, save_weights
+from tests.models import FAMILIES, load_weights, save_weights
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, "gemma2"])
@@ -89,3 +96,26 @@ def test_workers_are_as_many_as_asked_for() -> None:
     assert choose_workers(3, torch.device("cpu")).count == 3
     assert choose_workers(None, torch.device("cpu")).count == torch.get_num_threads()
     assert choose_workers(3, torch.device("cuda")).count == 1
+
+
+def test_tied_tensors_that_differ_are_kept_with_a_warning(
+    checkpoint: Checkpoint, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The config is trusted, and the user learns the digests of both tensors."""
+    source = shutil.copytree(checkpoint(tie_word_embeddings=True), tmp_path / "model")
+    weights = load_weights(source)
+    save_weights(source, **{"lm_head.weight": weights["model.embed_tokens.weight"] + 1})
+    load_dense_model(source, "auto")
+    (message,) = caplog.messages
+    assert "config.json ties lm_head.weight (sha256 " in message
+    assert message.endswith("but they differ; both are kept")
+
+
+def test_a_quantize_config_of_its_own_says_that_a_checkpoint_is_quantized(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    """AutoGPTQ may have left config.json as it was."""
+    source = shutil.copytree(checkpoint(), tmp_path / "model")
+    (source / "quantize_config.json").write_text('{"bits": 4, "group_size": 32}')
+    with pytest.raises(UnsupportedError, match=r"already quantized \(gptq\.int4\)"):
+        load_dense_model(source, "auto")

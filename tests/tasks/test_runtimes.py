@@ -65,7 +65,7 @@ def test_vllm_with_few_outputs(tmp_path: Path) -> None:
 
 def _config(model: LoadedModel, selection: Selection, damping: float = 0.01) -> dict[str, Any]:
     settings = {"damping": damping, "version": "1.2"}
-    return quantization_config(quantizer_for_mode("gptq.int4"), selection, model.skeleton.block_names, settings)
+    return quantization_config(quantizer_for_mode("gptq.int4"), selection, model.skeleton, settings)
 
 
 def test_nothing_skipped(model: LoadedModel) -> None:
