@@ -41,7 +41,7 @@ interop: $(AUTO_GPTQ)/stamp $(VENV)/demo.stamp  ## AutoGPTQ 0.7.1 reads our arti
 	$(OFFLINE) $(ONE_THREAD) $(AUTO_GPTQ)/bin/python -m pytest -n $(WORKERS) --dist loadfile tests/interop/auto_gptq
 
 bench: $(VENV)/demo.stamp  ## the measurements of benchmarks/, one after the other
-	for script in benchmarks/*.py; do echo "== $$script"; $(OFFLINE) $(BIN)/python "$$script"; done
+	for name in reproducible quality memory outliers; do echo "== $$name"; $(OFFLINE) $(BIN)/python benchmarks/$$name.py; done
 
 wheel: $(VENV)/dev.stamp  ## dist/: the source archive, and the wheel built from it
 	rm -rf dist

@@ -30,10 +30,10 @@ def execute(plan: Plan, reader: CheckpointReader, writer: ShardedWriter, stream:
     weights = [max(step.flops, float(sum(spec.nbytes for spec in step.writes))) for step in plan.steps]
     total, done = sum(weights), 0.0
     for step, weight in zip(plan.steps, weights, strict=True):
-        stream.report(Progress(task, done, total, "work", step.name))
+        stream.tell(Progress(task, done, total, "work", step.name))
         begun = perf_counter()
         for name, tensor in step.transform({name: reader[name] for name in step.reads}, stream):
             writer.write(name, tensor)
         done += weight
         logger.info("%s: %.2f s", step.name, perf_counter() - begun)
-    stream.report(Progress(task, total, total, "work"))
+    stream.tell(Progress(task, total, total, "work"))

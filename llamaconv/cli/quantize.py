@@ -130,7 +130,7 @@ def _require_sense(out: Path, dry_run: bool, report_path: Path | None, settings:
         idle = [
             "/".join((*option.opts, *option.secondary_opts))
             for option in context.command.params
-            if option.name in CALIBRATED_ONLY
+            if option.name in (*CALIBRATED_ONLY, "device")
             and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
         ]
         if idle:

@@ -87,7 +87,7 @@ def run(out: Path | None = None, report: Report = silent) -> DemoResult:
         for mode in _MODES:
             settings = QuantizeSettings(mode, samples=_SAMPLES, seq_len=_LENGTH)
             _, spent, used = _measured(lambda: quantize(source, out / mode, settings, report))  # noqa: B023 - at once
-            verdict = evaluate(out / mode, EvaluateSettings(against=source, samples=_SAMPLES, seq_len=_LENGTH), report)
+            verdict = evaluate(out / mode, EvaluateSettings(against=source, seq_len=_LENGTH), report)
             rows.append(_row(mode, out / mode, parameters, verdict, spent, used))
             dense = verdict
         assert dense is not None

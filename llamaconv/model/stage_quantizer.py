@@ -67,6 +67,7 @@ class StageRun:
     def collect(self, stage: int, inputs: list[Tensor]) -> None:
         """Add inputs [L, K] of a stage to its Hessian."""
         begun = perf_counter()
+        self.stream.now_at(f"{self.prefix}{self.stages[stage].layers[0]}")
         if self._hessian is None:
             width = self.stages[stage].width
             self._hessian = torch.zeros((width, width), device=self.stream.device)
@@ -114,6 +115,7 @@ class StageRun:
 
     def _quantize_layer(self, layer: str, name: str, hessian: Tensor, factor: Factor, fallback: str | None) -> None:
         begun = perf_counter()
+        self.stream.now_at(name)
         quantizer, map = self.settings.quantizer, self.stream.workers.map
         weight = self.source[f"{name}.weight"].read().float()
         try:

@@ -109,8 +109,7 @@ def run_staged(
         workers: Run the samples.
         collect: Called with a stage and some samples' inputs [L, K] to it, in the samples' order.
         quantize: Called once per stage when all inputs are collected; must put the new weights into the block.
-        held: How many samples may stay suspended while the others are abandoned and started again; if not all,
-            a multiple of the number of workers is used.
+        held: How many samples may stay suspended while the others are abandoned and started again.
     """
     samples = [_Sample(block, states, own) for states, own in zip(hidden, inputs, strict=True)]
     if held < len(samples):

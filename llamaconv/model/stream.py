@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from llamaconv.model.skeleton import Skeleton
 from llamaconv.model.stand_ins import BlockInputs
 from llamaconv.model.workers import Workers
-from llamaconv.progress import Report, silent
+from llamaconv.progress import Progress, Report, silent
 
 __all__ = ["LayerReport", "Stream", "record_lengths"]
 
@@ -63,6 +63,17 @@ class Stream:
     hidden: list[Tensor] = field(default_factory=list)
     layers: list[LayerReport] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    _told: Progress | None = None
+
+    def tell(self, progress: Progress) -> None:
+        """Report, and remember it for :meth:`now_at`."""
+        self._told = progress
+        self.report(progress)
+
+    def now_at(self, detail: str) -> None:
+        """Report the same progress with another thing in hand: long steps are not silent."""
+        if self._told is not None:
+            self.report(replace(self._told, detail=detail))
 
     def spent(self, kind: str, seconds: float) -> None:
         """Add to the time spent on one kind of work."""

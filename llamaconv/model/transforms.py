@@ -21,12 +21,14 @@ from llamaconv.model.stage_quantizer import StageQuantizer
 from llamaconv.model.staged import Stage, run_staged
 from llamaconv.model.stand_ins import BlockInputs
 from llamaconv.model.stream import LayerReport, Stream
-from llamaconv.quantizers.base import Quantizer
+from llamaconv.quantizers.base import Map, QuantizedWeight, Quantizer
 from llamaconv.tensors import LazyTensor
 
 __all__ = ["Copy", "Embed", "QuantizeBlock", "QuantizeHead", "QuantizeWeight", "Transform"]
 
 Lazy = Mapping[str, LazyTensor]
+
+_ROWS = 256  # of a weight looked at in one go
 
 
 class Transform(Protocol):
@@ -60,16 +62,13 @@ class QuantizeWeight:
             quantized = self.quantizer.quantize(weight, None, stream.workers.map)
         except NumericalError as error:
             raise NumericalError(f"{self.layer}: {error}", hint=error.hint) from error
-        exact = weight.float()
-        lost = float((quantized.dequantize() - exact).square_().sum(dtype=torch.float64))
-        whole = float(exact.square_().sum(dtype=torch.float64))
         stream.layers.append(
             LayerReport(
                 self.layer,
                 self.quantizer.mode,
                 self.quantizer.bits,
                 self.quantizer.group_size,
-                lost / whole if whole else 0.0,
+                _weight_error(weight, quantized, stream.workers.map),
                 seconds=perf_counter() - begun,
             )
         )
@@ -174,3 +173,17 @@ class QuantizeHead:
         finally:
             clear(model, tensors)
         yield from run.outputs(self.dtype)
+
+
+def _weight_error(weight: Tensor, quantized: QuantizedWeight, map: Map) -> float:
+    """``|W - Q|^2 / |W|^2``, a few rows at a time."""
+
+    def sums(first: int) -> tuple[float, float]:
+        part = slice(first, first + _ROWS)
+        exact = weight[part].double()
+        difference = quantized.rows(part).dequantize() - exact
+        return float(difference.square_().sum()), float(exact.square_().sum())
+
+    parts = map(sums, range(0, weight.shape[0], _ROWS))
+    lost, whole = (sum(column) for column in zip(*parts, strict=True))
+    return lost / whole if whole else 0.0

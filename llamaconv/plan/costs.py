@@ -42,11 +42,7 @@ def block_cost(
     matrices = [spec for spec in reads if len(spec.shape) == 2]
     weights = sum(spec.nbytes + spec.numel * item for spec in reads)
     shapes = {stage: [specs[f"{prefix}.{layer}.weight"].shape for layer in stage.layers] for stage in stages}
-    quantizing = max(
-        # Hessian, its factor and a copy; float32 weight, its ordered copy, the dequantized one; codes.
-        (3 * 4 * stage.width**2 + 14 * max(rows * columns for rows, columns in shapes[stage]) for stage in stages),
-        default=0,
-    )
+    quantizing = max((_quantizing(stage.width, shapes[stage]) for stage in stages), default=0)
     activations, before = 2 * hidden_size, 0
     for stage in stages:
         # Held before a stage: residual and normed states, its own input, what the stage before it gave.
@@ -57,6 +53,14 @@ def block_cost(
         flops += float(tokens) * stage.width**2 + 2 / 3 * stage.width**3
         flops += sum(float(rows) * columns**2 * 3 for rows, columns in shapes[stage])
     return BlockCost(weights + quantizing, longest * activations * item, flops)
+
+
+def _quantizing(width: int, shapes: Sequence[tuple[int, ...]]) -> int:
+    """Bytes while a stage is factored, or while its largest layer is quantized, whichever is more."""
+    square = 4 * width**2
+    # Factoring: the Hessian, damped and reversed copies, the factor and the solver's own copy. Then the Hessian, the
+    # damped one and the factor; of a layer float32 weight, ordered copy, dequantized weight, codes.
+    return max(5 * square, 3 * square + 14 * max(rows * columns for rows, columns in shapes))
 
 
 def held_samples(cost: BlockCost, samples: int, workers: int, resident: int, memory: int | None) -> int | None:

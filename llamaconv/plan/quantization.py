@@ -82,7 +82,8 @@ def _uncalibrated_steps(
         spec, layer = specs[name], name.rpartition(".")[0]
         if name == f"{layer}.weight" and layer in quantized:
             writes = quantizer.specs(layer, spec)
-            peak = spec.nbytes + 8 * spec.numel + sum(item.nbytes for item in writes)
+            # The weight, the absolute values that tell whether it is finite, and what is stored.
+            peak = 2 * spec.nbytes + spec.numel + sum(item.nbytes for item in writes)
             yield Step(layer, (name,), writes, QuantizeWeight(layer, quantizer), peak)
         else:
             yield _copy(name, (spec,), dtype)

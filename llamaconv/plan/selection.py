@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -32,6 +32,13 @@ class Selection:
     skipped: tuple[str, ...]
     head: str | None
     share: float
+
+    def layers(self, block_names: Sequence[str]) -> Iterator[str]:
+        """Full names of the layers to quantize."""
+        for block, layers in zip(block_names, self.blocks, strict=True):
+            yield from (f"{block}.{layer}" for layer in layers)
+        if self.head is not None:
+            yield self.head
 
 
 def select_layers(

@@ -29,6 +29,10 @@ class QuantizedWeight(Protocol):
         """What the checkpoint stores, by the suffix that follows the layer's name (``qweight``)."""
         ...
 
+    def rows(self, part: slice) -> QuantizedWeight:
+        """Some of the rows."""
+        ...
+
     def dequantize(self) -> Tensor:
         """The weight that the stored tensors stand for: [N, K] float32."""
         ...

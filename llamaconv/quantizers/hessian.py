@@ -130,6 +130,7 @@ def factorize(hessian: Tensor, damping: float, act_order: bool) -> Factor:
         if int(info) == 0 and bool(torch.isfinite(lower.diagonal()).all()):
             identity = torch.eye(columns, dtype=lower.dtype, device=lower.device)
             upper = torch.linalg.solve_triangular(lower, identity, upper=False, out=identity)
+            del matrix, lower  # K^2 floats each: nothing is kept longer than it is used
             return Factor(upper.flip(0, 1), damped, order, diagonal, step, raises)
     raise NumericalError(
         f"the Hessian is not positive definite, even with damping {steps[-1]:g} (raised {len(steps) - 1} times)",

@@ -21,6 +21,9 @@ from llamaconv.tensors import TensorSpec
 __all__ = ["Int8Weight", "LlmInt8"]
 
 
+_ROWS = 256  # rows given to one worker at a time; each row stands alone
+
+
 @dataclass(frozen=True)
 class Int8Weight:
     """``codes`` [N, K] int8 and ``absmax`` [N] float32: the weight is ``codes * absmax / 127``."""
@@ -31,6 +34,10 @@ class Int8Weight:
     def tensors(self) -> dict[str, Tensor]:
         """``weight`` int8, ``SCB`` float32, ``weight_format`` 0 (row-major)."""
         return {"weight": self.codes, "SCB": self.absmax, "weight_format": torch.tensor(0, dtype=torch.uint8)}
+
+    def rows(self, part: slice) -> Int8Weight:
+        """Some of the rows, as views."""
+        return Int8Weight(self.codes[part], self.absmax[part])
 
     def dequantize(self) -> Tensor:
         """[N, K] float32."""
@@ -72,13 +79,20 @@ class LlmInt8:
         """
         from bitsandbytes.functional import int8_vectorwise_quant
 
-        half = weight.to(torch.float16)
-        if not bool(torch.isfinite(half).all()):
-            raise NumericalError(
-                "a weight overflows float16, in which bitsandbytes computes LLM.int8",
-                hint="Leave the layer out with --skip.",
-            )
-        codes, absmax, _ = int8_vectorwise_quant(half)
+        rows = weight.shape[0]
+        codes, absmax = torch.empty(weight.shape, dtype=torch.int8), torch.empty(rows)
+
+        def quantize_rows(first: int) -> None:
+            part = slice(first, first + _ROWS)
+            half = weight[part].to(torch.float16)
+            if not bool(torch.isfinite(half).all()):
+                raise NumericalError(
+                    "a weight overflows float16, in which bitsandbytes computes LLM.int8",
+                    hint="Leave the layer out with --skip.",
+                )
+            codes[part], absmax[part], _ = int8_vectorwise_quant(half)
+
+        map(quantize_rows, range(0, rows, _ROWS))
         return Int8Weight(codes, absmax)
 
     def read(self, tensors: Mapping[str, Tensor]) -> Int8Weight:

@@ -8,7 +8,7 @@ one little-endian bit stream: 32 codes of ``b`` bits fill ``b`` words, also wher
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -82,6 +82,10 @@ class GptqWeight:
     group_index: Tensor
     bits: int
     format: CheckpointFormat = "gptq"
+
+    def rows(self, part: slice) -> GptqWeight:
+        """Some of the rows, as views."""
+        return replace(self, codes=self.codes[part], scales=self.scales[part], zeros=self.zeros[part])
 
     def dequantize(self) -> Tensor:
         """``(code - zero) * scale``: [N, K] float32."""

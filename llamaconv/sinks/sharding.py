@@ -5,20 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
-from llamaconv.errors import UsageError
 from llamaconv.tensors import TensorSpec
 
-__all__ = ["Shard", "index", "index_filename", "parse_size", "shard"]
-
-_UNITS = {"": 1, "B": 1} | {
-    f"{prefix}{suffix}": base**power
-    for power, prefix in enumerate("KMGT", start=1)
-    for suffix, base in (("B", 1000), ("IB", 1024))
-}
-_SIZE = re.compile(r"\s*([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([A-Za-z]*)\s*")
+__all__ = ["Shard", "index", "index_filename", "shard"]
 
 
 @dataclass(frozen=True)
@@ -83,17 +74,3 @@ def index_filename(shards: Sequence[Shard]) -> str | None:
     if len(shards) < 2:
         return None
     return re.sub(r"-[0-9]+-of-[0-9]+\.safetensors$", "", shards[0].filename) + ".safetensors.index.json"
-
-
-def parse_size(text: str) -> int:
-    """Bytes from "5GB", "512 MiB" or "1000000": KB, MB, GB, TB are decimal, KiB, MiB, GiB, TiB binary.
-
-    Raises:
-        UsageError: It is no positive whole number of bytes.
-    """
-    match = _SIZE.fullmatch(text)
-    unit = _UNITS.get(match[2].upper()) if match else None
-    size = Fraction(match[1]) * unit if match and unit else Fraction(0)
-    if size <= 0 or size.denominator != 1:
-        raise UsageError(f"{text!r} is not a size.", hint="Write it like 5GB, 512MiB or 1000000.", size=text)
-    return int(size)

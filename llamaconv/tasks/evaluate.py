@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import Any
 
 from llamaconv.calibration import CalibrationSet, load_evaluation
-from llamaconv.errors import CalibrationError, ConfigError, GateError, UsageError
+from llamaconv.errors import CalibrationError, ConfigError, GateError, NumericalError, UsageError
 from llamaconv.memory import peak_rss
 from llamaconv.model.evaluation import Evaluated, Scores, final_states, score
 from llamaconv.model.stream import Stream
@@ -72,7 +72,7 @@ def evaluate(model: Path, settings: EvaluateSettings, report: Report = silent) -
     data = _data(judged, settings)
     device = choose_device(settings.device)
     with ExitStack() as stack:
-        stream = Stream(stack.enter_context(choose_workers(settings.threads, device)), device, report)
+        stream = Stream(stack.enter_context(choose_workers(settings.threads)), device, report)
         candidate = _evaluated(judged)
         hidden = final_states(candidate, data.sequences, stream, "evaluating")
         other = None
@@ -80,6 +80,11 @@ def evaluate(model: Path, settings: EvaluateSettings, report: Report = silent) -
             dense = _evaluated(reference)
             other = dense, final_states(dense, data.sequences, stream, "evaluating the reference")
         scores = score(candidate, hidden, data.sequences, stream, other)
+    if not math.isfinite(scores.nll):
+        raise NumericalError(
+            f"{model}: its logits on {data.name} are NaN or Inf",
+            hint="Try --compute-dtype float32; if it stays, the checkpoint is broken.",
+        )
     result = _evaluation(model, settings, data, scores, perf_counter() - begun)
     _require_gates(result, settings)
     return result

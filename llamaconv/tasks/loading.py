@@ -69,7 +69,10 @@ def load_model(path: Path, compute_dtype: str) -> LoadedModel:
         InputError: Anything missing, malformed, unsupported or in disagreement; all disagreements are listed.
     """
     checkpoint = open_checkpoint(path)
-    config = read_config(checkpoint.directory)
+    return _load(checkpoint, read_config(checkpoint.directory), compute_dtype)
+
+
+def _load(checkpoint: Checkpoint, config: ModelConfig, compute_dtype: str) -> LoadedModel:
     stored = checkpoint.reader.specs
     quantization = _quantization(checkpoint, config)
     quantizer = None if quantization is None else quantizer_of_checkpoint(quantization)
@@ -81,6 +84,7 @@ def load_model(path: Path, compute_dtype: str) -> LoadedModel:
         skeleton = Skeleton.build(with_both_rope_forms(config), choose_dtype(compute_dtype, config.dtype))
         if expected_tensors(config) is None:
             faults = _differences(skeleton, specs)
+        faults += _dtype_faults(skeleton, specs)
         if not faults:
             return LoadedModel(checkpoint, config, skeleton, quantizer, specs)
     raise ConfigError(
@@ -96,13 +100,14 @@ def load_dense_model(path: Path, compute_dtype: str) -> LoadedModel:
         UnsupportedError: It is quantized already, by whatever method.
     """
     checkpoint = open_checkpoint(path)
-    quantization = _quantization(checkpoint, read_config(checkpoint.directory))
+    config = read_config(checkpoint.directory)
+    quantization = _quantization(checkpoint, config)
     if quantization is not None:
         raise UnsupportedError(
             f"{checkpoint.directory}: already quantized ({_method(quantization)})",
             hint="Quantize the dense checkpoint it was made from.",
         )
-    model = load_model(path, compute_dtype)
+    model = _load(checkpoint, config, compute_dtype)
     _warn_if_ties_differ(model)
     return model
 
@@ -141,15 +146,13 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise UnsupportedError(f"no such device: {name!r}", hint="Use auto, cpu, cuda or cuda:N.") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UnsupportedError(f"device {name} is not available", hint="Use --device cpu.")
     return device
 
 
-def choose_workers(threads: int | None, device: torch.device) -> Workers:
-    """One worker per core that this process may use; a single one where a GPU does the work."""
-    if device.type != "cpu":
-        return Workers(1)
+def choose_workers(threads: int | None) -> Workers:
+    """One worker per core that this process may use, unless told otherwise."""
     return Workers(threads or torch.get_num_threads())
 
 
@@ -187,6 +190,15 @@ def _storage_faults(layer: QuantizedLayer, quantizer: Quantizer | None) -> Itera
         yield f"{layer.name}: {', '.join(layer.parts)} do not go together"
     elif layer.bits != quantizer.bits:
         yield f"{layer.name}: codes of {layer.bits} bits in the checkpoint, of {quantizer.bits} by config.json"
+
+
+def _dtype_faults(skeleton: Skeleton, specs: Mapping[str, TensorSpec]) -> list[str]:
+    names = (name for name, _ in skeleton.model.named_parameters(remove_duplicate=False) if name in specs)
+    return [
+        f"{specs[name]}: not a dtype that a dense weight is kept in; float32, bfloat16 and float16 are"
+        for name in names
+        if specs[name].dtype not in (torch.float64, *_DTYPES.values())
+    ]
 
 
 def _differences(skeleton: Skeleton, specs: Mapping[str, TensorSpec]) -> list[str]:

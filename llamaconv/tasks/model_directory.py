@@ -11,6 +11,7 @@ import torch
 
 from llamaconv.config import ModelConfig, with_both_rope_forms
 from llamaconv.digests import sha256_file
+from llamaconv.errors import CheckpointError
 from llamaconv.model.skeleton import Skeleton
 from llamaconv.plan.selection import Selection
 from llamaconv.quantizers.base import Quantizer
@@ -18,7 +19,7 @@ from llamaconv.sinks.disk import writing
 from llamaconv.sinks.manifest import write_json
 from llamaconv.tasks.runtimes import VLLM_FUSED
 
-__all__ = ["companions", "gptq_config", "patched_config", "quantization_config", "write_companions"]
+__all__ = ["companions", "gptq_config", "patched_config", "quantization_config", "require_readable", "write_companions"]
 
 # What makes a directory of weights a model: every one that exists is copied.
 _COMPANIONS = (
@@ -45,6 +46,22 @@ def companions(directory: Path) -> list[Path]:
     """The files of a model directory that belong to the model whatever its weights are."""
     found = [directory / name for name in _COMPANIONS if (directory / name).is_file()]
     return found + sorted((directory / "additional_chat_templates").glob("*.jinja"))
+
+
+def require_readable(paths: Sequence[Path]) -> None:
+    """Raise before work begins what would stop it at its end.
+
+    Raises:
+        CheckpointError: Files that cannot be opened, all of them.
+    """
+    faults = []
+    for path in paths:
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            faults.append(f"{path}: {error.strerror}")
+    if faults:
+        raise CheckpointError("\n".join(faults), hint="These files belong to the model and are copied with it.")
 
 
 def patched_config(config: ModelConfig, quantization: Mapping[str, Any], dtype: torch.dtype | None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -20,6 +20,7 @@ from llamaconv.memory import available_memory, peak_rss
 from llamaconv.model.stage_quantizer import StageQuantizer
 from llamaconv.model.stream import LayerReport, Stream
 from llamaconv.plan.base import Plan
+from llamaconv.plan.costs import human
 from llamaconv.plan.quantization import plan_quantization
 from llamaconv.plan.selection import Selection, select_layers
 from llamaconv.progress import Report, silent
@@ -28,7 +29,13 @@ from llamaconv.quantizers.modes import quantizer_for_mode
 from llamaconv.sinks.publish import Publication, require_apart
 from llamaconv.sinks.safetensors import ShardedWriter
 from llamaconv.tasks.loading import LoadedModel, choose_device, choose_workers, load_dense_model, named_dtype
-from llamaconv.tasks.model_directory import companions, patched_config, quantization_config, write_companions
+from llamaconv.tasks.model_directory import (
+    companions,
+    patched_config,
+    quantization_config,
+    require_readable,
+    write_companions,
+)
 from llamaconv.tasks.provenance import version
 from llamaconv.tasks.quantize_manifest import manifest
 from llamaconv.tasks.runtimes import runtimes
@@ -91,8 +98,12 @@ class _Prepared:
 
 def plan(source: Path, out: Path, settings: QuantizeSettings) -> Plan:
     """What :func:`quantize` would do, with its size, memory and arithmetic; writes nothing."""
-    require_apart(source, out)
-    return _prepare(source, settings).plan
+    _require_apart(source, out)
+    plan, available = _prepare(source, settings, memory=None).plan, available_memory()
+    if available is None or plan.peak_bytes <= available:
+        return plan
+    shortage = f"needs {human(plan.peak_bytes)} of memory to hold all samples; {human(available)} are available"
+    return replace(plan, notes=(*plan.notes, shortage))
 
 
 def quantize(source: Path, out: Path, settings: QuantizeSettings, report: Report = silent) -> QuantizeResult:
@@ -105,8 +116,8 @@ def quantize(source: Path, out: Path, settings: QuantizeSettings, report: Report
         NumericalError: A layer that cannot be quantized.
     """
     begun = perf_counter()
-    require_apart(source, out)
-    prepared = _prepare(source, settings)
+    _require_apart(source, out)
+    prepared = _prepare(source, settings, available_memory())
     plan, model = prepared.plan, prepared.model
     directory = model.checkpoint.directory
     extra = sum(path.stat().st_size for path in companions(directory)) + 1_000_000
@@ -114,8 +125,10 @@ def quantize(source: Path, out: Path, settings: QuantizeSettings, report: Report
         publication = stack.enter_context(Publication(out, settings.overwrite, plan.output_bytes + extra))
         hashing = ThreadPoolExecutor(1, "llamaconv-hash")
         stack.callback(hashing.shutdown, cancel_futures=True)  # an error does not wait for the other files
-        source_digests = {path.name: hashing.submit(sha256_file, path) for path in _source_files(model)}
-        stream = Stream(stack.enter_context(choose_workers(prepared.workers, prepared.device)), prepared.device, report)
+        source_digests = {
+            _relative(path, directory): hashing.submit(sha256_file, path) for path in _source_files(model)
+        }
+        stream = Stream(stack.enter_context(choose_workers(prepared.workers)), prepared.device, report)
         writer = ShardedWriter(publication.directory, plan.shards)
         stack.callback(writer.abort)
         execute(plan, model.checkpoint.reader, writer, stream, "quantizing")
@@ -143,7 +156,12 @@ def quantize(source: Path, out: Path, settings: QuantizeSettings, report: Report
     return _result(out, prepared, stream, perf_counter() - begun)
 
 
-def _prepare(source: Path, settings: QuantizeSettings) -> _Prepared:
+def _require_apart(source: Path, out: Path) -> None:
+    """A single weight file stands for the directory it lies in."""
+    require_apart(source.parent if source.is_file() else source, out)
+
+
+def _prepare(source: Path, settings: QuantizeSettings, memory: int | None) -> _Prepared:
     quantizer = quantizer_for_mode(
         settings.mode,
         group_size=settings.group_size,
@@ -156,7 +174,8 @@ def _prepare(source: Path, settings: QuantizeSettings) -> _Prepared:
     specs = model.specs
     selection = select_layers(model.skeleton, specs, quantizer, settings.skip, settings.lm_head)
     device = choose_device(settings.device)
-    workers = choose_workers(settings.threads, device).count
+    workers = choose_workers(settings.threads).count
+    require_readable(companions(model.checkpoint.directory))
     calibration = _calibration(model, settings) if quantizer.calibrated else None
     stage_quantizer = StageQuantizer(quantizer, settings.damping, settings.act_order, settings.fallback is not None)
     plan = plan_quantization(
@@ -169,7 +188,7 @@ def _prepare(source: Path, settings: QuantizeSettings) -> _Prepared:
         dtype=_output_dtype(settings),
         max_shard_size=settings.max_shard_size,
         workers=workers,
-        memory=available_memory(),
+        memory=memory,
     )
     told = (*plan.notes, *_few_tokens(calibration, selection, specs, model))
     for note in told:
@@ -196,11 +215,7 @@ def _few_tokens(
     """A Hessian of K columns from fewer than 4 K tokens is mostly damping."""
     if calibration is None:
         return []
-    widest = max(
-        specs[f"{block}.{layer}.weight"].shape[1]
-        for block, layers in zip(model.skeleton.block_names, selection.blocks, strict=True)
-        for layer in layers
-    )
+    widest = max(specs[f"{name}.weight"].shape[1] for name in selection.layers(model.skeleton.block_names))
     if calibration.tokens >= 4 * widest:
         return []
     return [
@@ -211,6 +226,10 @@ def _few_tokens(
 
 def _output_dtype(settings: QuantizeSettings) -> torch.dtype | None:
     return None if settings.dtype == "keep" else named_dtype(settings.dtype)
+
+
+def _relative(path: Path, directory: Path) -> str:
+    return str(path.relative_to(directory)) if path.is_relative_to(directory) else path.name
 
 
 def _source_files(model: LoadedModel) -> list[Path]:

@@ -43,6 +43,7 @@ def manifest(
     chosen = {name: value for name, value in settings.items() if name not in left_out}
     if calibration is not None:
         chosen["compute_dtype"] = str(compute_dtype).removeprefix("torch.")
+        chosen["seq_len"] = max(len(sequence) for sequence in calibration.sequences)
     return {
         "tool": "llamaconv",
         "version": version(),

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import re
 from itertools import pairwise
 
 import pytest
@@ -10,8 +9,7 @@ from huggingface_hub import split_state_dict_into_shards_factory
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamaconv.errors import UsageError
-from llamaconv.sinks.sharding import Shard, index, index_filename, parse_size, shard
+from llamaconv.sinks.sharding import Shard, index, index_filename, shard
 from llamaconv.tensors import TensorSpec
 
 
@@ -79,34 +77,3 @@ def test_contradictions_are_ours() -> None:
         shard([spec("a", 1), spec("a", 2)], 10)
     with pytest.raises(ValueError, match=r"^max_bytes must be positive, not 0$"):
         shard([], 0)
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [
-        ("5GB", 5_000_000_000),
-        ("5gb", 5_000_000_000),
-        (" 1.5 GB ", 1_500_000_000),
-        ("200MB", 200_000_000),
-        ("1KB", 1000),
-        ("2TB", 2_000_000_000_000),
-        ("1KiB", 1024),
-        ("3MiB", 3_145_728),
-        ("0.5GiB", 536_870_912),
-        ("1TiB", 1_099_511_627_776),
-        ("7", 7),
-        ("7B", 7),
-    ],
-)
-def test_sizes_are_decimal_unless_they_say_otherwise(text: str, size: int) -> None:
-    """GB is 10^9 and GiB 2^30 bytes, exactly, in any letter case."""
-    assert parse_size(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "GB", "-5GB", "5 G B", "5XB", "0", "0GB", "1.5", "1e9", "５GB", "5iB", "9" * 19])
-def test_nonsense_is_no_size(text: str) -> None:
-    """What is no positive whole number of bytes is refused with an example."""
-    with pytest.raises(UsageError, match=f"^{re.escape(repr(text))} is not a size\\.$") as caught:
-        parse_size(text)
-    assert caught.value.hint == "Write it like 5GB, 512MiB or 1000000."
-    assert caught.value.exit_code == 2

@@ -17,6 +17,7 @@ from llamaconv.errors import (
     CalibrationError,
     ConfigError,
     GateError,
+    NumericalError,
     UsageError,
 )
 from llamaconv.progress import Progress
@@ -136,17 +137,15 @@ def test_a_gate_that_is_missed_is_an_error(
     judge(quantized("gptq.int4"), tokens, against=checkpoint(), **dict.fromkeys(gates, 10.0))
 
 
-def test_figures_that_are_no_numbers_miss_every_gate(checkpoint: Checkpoint, tmp_path: Path, tokens: Path) -> None:
-    """A model whose activations overflow is not good enough; its error is fit for JSON."""
+def test_figures_that_are_no_numbers_are_no_result(checkpoint: Checkpoint, tmp_path: Path, tokens: Path) -> None:
+    """A model whose activations overflow is an error with gates and without."""
     broken = shutil.copytree(checkpoint(), tmp_path / "model")
     save_weights(broken, **{"model.layers.1.input_layernorm.weight": torch.full((96,), 3e38)})
-    with pytest.raises(GateError) as caught:
-        judge(broken, tokens, against=checkpoint(), max_kl=1e9, max_ppl_ratio=1e9)
-    assert str(caught.value).splitlines() == [
-        "mean KL nan is above the limit of 1e+09",
-        "perplexity ratio inf is above the limit of 1e+09",
-    ]
-    json.dumps(caught.value.facts, allow_nan=False)
+    for settings in ({}, {"against": checkpoint(), "max_kl": 1e9}):
+        with pytest.raises(NumericalError) as caught:
+            judge(broken, tokens, **settings)
+        assert str(caught.value) == f"{broken}: its logits on {tokens.name} are NaN or Inf"
+        assert caught.value.exit_code == 8
 
 
 def test_gates_need_a_reference(checkpoint: Checkpoint, tokens: Path) -> None:

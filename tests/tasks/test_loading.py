@@ -92,10 +92,24 @@ def test_a_device_that_is_not_there_is_refused() -> None:
 
 
 def test_workers_are_as_many_as_asked_for() -> None:
-    """By default as many as torch would use; one where a GPU does the work."""
-    assert choose_workers(3, torch.device("cpu")).count == 3
-    assert choose_workers(None, torch.device("cpu")).count == torch.get_num_threads()
-    assert choose_workers(3, torch.device("cuda")).count == 1
+    """By default as many as torch would use."""
+    assert choose_workers(3).count == 3
+    assert choose_workers(None).count == torch.get_num_threads()
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8])
+def test_weights_of_a_dtype_that_no_dense_weight_has_are_all_named(
+    checkpoint: Checkpoint, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    """Numbers of eight bits mean nothing without the scales that belong to them."""
+    source = shutil.copytree(checkpoint(), tmp_path / "model")
+    names = ("model.layers.0.mlp.up_proj.weight", "model.norm.weight")
+    weights = load_weights(source)
+    save_weights(source, **{name: weights[name].to(dtype) for name in names})
+    with pytest.raises(ConfigError) as caught:
+        load_model(source, "float32")
+    faults = [line for line in str(caught.value).splitlines() if "not a dtype that a dense weight is kept in" in line]
+    assert [fault.split()[0] for fault in faults] == list(names)
 
 
 def test_tied_tensors_that_differ_are_kept_with_a_warning(

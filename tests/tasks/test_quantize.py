@@ -213,13 +213,16 @@ def test_a_source_may_be_named_by_its_files(checkpoint: Checkpoint, tmp_path: Pa
 def test_progress_goes_from_nothing_to_everything(checkpoint: Checkpoint, tmp_path: Path) -> None:
     """It only grows, names what is in hand, and ends at its total."""
     told: list[Progress] = []
-    run(checkpoint(), tmp_path / "out", report=told.append)
+    result = run(checkpoint(), tmp_path / "out", report=told.append)
     assert {(progress.task, progress.unit, progress.total) for progress in told} == {
         ("quantizing", "work", told[0].total)
     }
-    assert [progress.detail for progress in told] == [
+    steps = {progress.done: progress.detail for progress in reversed(told)}
+    assert [steps[done] for done in sorted(steps)] == [
         *["embedding", "model.layers.0", "model.layers.1", "model.layers.2", "model.norm.weight", "lm_head.weight", ""]
     ]
+    layers = {progress.detail for progress in told} - set(steps.values())
+    assert layers == {layer.name for layer in result.layers}
     done = [progress.done for progress in told]
     assert done == sorted(done)
     assert (done[0], done[-1]) == (0, told[0].total)

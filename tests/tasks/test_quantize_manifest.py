@@ -66,7 +66,7 @@ def test_the_whole_manifest_of_a_calibrated_run(checkpoint: Checkpoint, tmp_path
         "lm_head": False,
         "skip": ["*.o_proj"],
         "samples": 128,
-        "seq_len": None,
+        "seq_len": 32,
         "seed": 0,
         "dtype": "keep",
         "compute_dtype": "float32",
