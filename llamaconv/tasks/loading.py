@@ -14,7 +14,7 @@ from llamaconv.config import ModelConfig, read_config, with_both_rope_forms
 from llamaconv.digests import sha256_bytes
 from llamaconv.errors import ConfigError, UnsupportedError, UsageError
 from llamaconv.json_files import read_object
-from llamaconv.layouts.hugging_face import disagreements, expected_tensors
+from llamaconv.layouts.hugging_face import disagreements, expected_tensors, is_derived
 from llamaconv.layouts.quantized import QuantizedLayer, as_if_dense, quantized_layers
 from llamaconv.model.skeleton import Skeleton
 from llamaconv.model.workers import Workers
@@ -77,7 +77,8 @@ def _load(checkpoint: Checkpoint, config: ModelConfig, compute_dtype: str) -> Lo
     quantization = _quantization(checkpoint, config)
     quantizer = None if quantization is None else quantizer_of_checkpoint(quantization)
     layers = tuple(quantized_layers(stored))
-    specs = as_if_dense(stored, layers)
+    dense = as_if_dense(stored, layers)
+    specs = {name: spec for name, spec in dense.items() if not is_derived(name)}  # those follow from the config
     faults = [fault for layer in layers for fault in _storage_faults(layer, quantizer)]
     faults += disagreements(config, specs)
     if not faults:

@@ -107,7 +107,6 @@ def test_a_range_that_overflows_float16_has_an_infinite_scale(rule: ScaleRule, s
     assert torch.isinf(scale).tolist() == [True, False]
 
 
-@settings(deadline=None)
 @given(st.sampled_from(BITS), st.booleans(), st.integers(1, 70), st.integers(0, 10_000))
 def test_the_search_is_never_worse_than_the_whole_range(bits: int, symmetric: bool, columns: int, seed: int) -> None:
     """Row by row, in the weighted error that it minimizes."""

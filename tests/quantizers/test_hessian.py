@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -34,7 +34,6 @@ def test_the_hessian_is_the_sum_of_outer_products(dtype: torch.dtype, columns: i
     torch.testing.assert_close(hessian.double(), exact, rtol=1e-5, atol=1e-5 * float(exact.diagonal().mean()))
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=4), st.integers(0, 1000))
 def test_any_split_of_the_tokens_gives_the_same_sum(lengths: list[int], seed: int) -> None:
     """Tokens may come in any number of inputs and calls, empty ones among them: equal up to float32."""
@@ -81,7 +80,6 @@ def test_mirror_makes_the_sum_symmetric() -> None:
     assert torch.equal(hessian.triu(), before.triu())
 
 
-@settings(deadline=None)
 @given(st.integers(2, 60), st.booleans(), st.sampled_from([0.001, 0.01, 0.3]), st.integers(0, 1000))
 def test_the_factor_is_that_of_the_inverse(columns: int, act_order: bool, damping: float, seed: int) -> None:
     """U is upper triangular and U^T U H = I for the damped Hessian in quantization order, checked in float64."""
@@ -196,7 +194,6 @@ def test_a_layer_that_saw_nothing_has_the_factor_of_rounding_to_nearest(damping:
     assert factor.order.tolist() == list(range(7))
 
 
-@settings(deadline=None)
 @given(st.integers(1, 300), st.integers(1, 40), st.integers(0, 1000), st.sampled_from([0.3, 0.01, 1e-3]))
 def test_the_relative_error_is_that_of_the_outputs(rows: int, columns: int, seed: int, size: float) -> None:
     """|(W - Q) X|^2 / |W X|^2, computed from the Hessian."""

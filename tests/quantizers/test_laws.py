@@ -80,7 +80,7 @@ def stored(weight: QuantizedWeight) -> bytes:
     return save(weight.tensors())
 
 
-@settings(deadline=None, max_examples=8)  # kernels are compiled on first use
+@settings(max_examples=8)  # kernels are compiled on first use
 @given(rows=st.integers(1, 5), columns=st.integers(1, 5), seed=st.integers(0, 100))
 @every_quantizer
 def test_the_specs_are_those_of_the_tensors(quantizer: Quantizer, rows: int, columns: int, seed: int) -> None:

@@ -45,7 +45,7 @@ def test_codes_and_scales_are_those_of_the_reference(bits: int, group_size: int,
     assert torch.equal(start[1][certain].double(), torch.from_numpy(exact.scales)[certain])
 
 
-@settings(deadline=None, max_examples=60)  # kernels are compiled on first use
+@settings(max_examples=60)  # kernels are compiled on first use
 @given(
     st.sampled_from([2, 3, 4, 8]),
     st.booleans(),
