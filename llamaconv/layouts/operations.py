@@ -147,7 +147,8 @@ class _Deinterleave:
         (whole,) = tensors
         parts = self.forward._parts
         grouped = whole.reshape(self.forward.groups, sum(parts), *whole.shape[1:])
-        return tuple(part.reshape(-1, *whole.shape[1:]) for part in grouped.split(parts, 1))
+        copies = (part.clone(memory_format=torch.contiguous_format) for part in grouped.split(parts, 1))
+        return tuple(part.reshape(-1, *whole.shape[1:]) for part in copies)
 
     def inverse(self) -> Interleave:
         return self.forward
