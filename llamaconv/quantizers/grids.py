@@ -18,8 +18,8 @@ __all__ = ["AffineGrid", "GridParameters", "ScaleRule"]
 
 ScaleRule = Literal["search", "minmax"]
 
-# Fractions of the min-max range tried by the search. Going down to 0.2 moved the KL of trained models by less
-# than the choice of calibration data does, even at 2 and 3 bits.
+# Fractions of the min-max range tried by the search. Going down to 0.2 instead changed the KL of a trained model by
+# 2 to 3 % at 2 and 3 bits, in one domain for the better, in another for the worse.
 _SHRINKS = tuple(1.0 - 0.01 * step for step in range(61))
 _SMALLEST_SCALE = 2.0**-24  # the smallest positive float16; a scale must not round to zero
 

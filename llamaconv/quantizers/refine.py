@@ -1,8 +1,8 @@
 """Coordinate descent after GPTQ: refit each group's scale, then each column's code, while all else stays.
 
 GPTQ rounds every column once and never looks back. Each step here minimizes the same layer-wise error
-``(W - Q) H (W - Q)^T`` exactly over one scale or one code, so it can only fall. A sweep costs about twice what the GPTQ
-walk does.
+``(W - Q) H (W - Q)^T`` exactly over one scale or one code, so it can only fall. In arithmetic
+a sweep is two GPTQ walks.
 """
 
 from __future__ import annotations

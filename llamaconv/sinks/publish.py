@@ -4,7 +4,8 @@ Everything is written beside it, in ``OUT.partial``; the last step is one rename
 OUT is absent, or the old one, or whole. Where OUT cannot be renamed (a mount point, as in a container, or the
 current directory), work goes into ``OUT/.partial``, the files are moved up, and the manifest, moved last, is
 the mark. (A kill in the instant after either leaves an empty-handed ``.lock`` file behind, which harms
-nobody.)
+nobody.) A working directory that a dead run left behind is cleared by the next one: nothing goes on from it
+yet, although whole shards in it are final.
 """
 
 from __future__ import annotations
