@@ -53,7 +53,9 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     assert (tmp_path / "there" / "report.json").read_text() == "text"
 
 
-def test_no_report_is_asked_for() -> None:
-    """Without a path there is nothing to write."""
+def test_no_report_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a path nothing is written."""
+    monkeypatch.chdir(tmp_path)
     with report_file(None) as write:
         write("text")
+    assert list(tmp_path.iterdir()) == []
