@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from llamaconv.extents import Extent
+
 __all__ = ["LazyTensor", "TensorSpec"]
 
 
@@ -44,7 +46,14 @@ class LazyTensor:
     """A tensor that is read when, and only when, ``read()`` is called.
 
     ``read`` returns a new CPU tensor that the caller owns, with exactly the spec's shape and dtype.
+
+    Attributes:
+        spec: What it will be.
+        read: Gets it.
+        extents: Where its bytes lie in files, in row-major order, one run after the other; empty if they lie nowhere
+            as they are, or if there are none.
     """
 
     spec: TensorSpec
     read: Callable[[], Tensor]
+    extents: tuple[Extent, ...] = ()

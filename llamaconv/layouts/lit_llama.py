@@ -6,7 +6,8 @@ Source: lit-llama ``lit_llama/model.py`` and ``scripts/convert_hf_checkpoint.py`
 from __future__ import annotations
 
 from llamaconv.config import ModelConfig
-from llamaconv.layouts.operations import Chain, Concat, Identity, Operation, Pad, Parallel, Rotary
+from llamaconv.layouts.attention import Rotary
+from llamaconv.layouts.operations import Chain, Concat, Identity, Operation, Pad, Parallel
 from llamaconv.layouts.rules import Layout, RuleTemplate
 
 __all__ = ["LAYOUT"]
@@ -38,8 +39,6 @@ def _obstacles(config: ModelConfig) -> list[str]:
         facts.append(f"a rotary base of {config.rope_theta:g}; it computes with 10000")
     if config.rope_scaling:
         facts.append("rope scaling")
-    if config.tied:
-        facts.append("a head tied to the embedding")
     return facts
 
 
@@ -66,4 +65,5 @@ LAYOUT = Layout(
         RuleTemplate(("model.norm.weight",), ("transformer.ln_f.scale",)),
     ),
     _obstacles,
+    stores_tied_head=True,
 )

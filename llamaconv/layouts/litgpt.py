@@ -8,7 +8,8 @@ group by group: that is a layout of its own, told apart by the name.
 from __future__ import annotations
 
 from llamaconv.config import ModelConfig
-from llamaconv.layouts.operations import Concat, Interleave
+from llamaconv.layouts.attention import Interleave
+from llamaconv.layouts.operations import Concat
 from llamaconv.layouts.rules import Layout, RuleTemplate
 
 __all__ = ["LAYOUT", "LEGACY"]

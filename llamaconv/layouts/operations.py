@@ -1,22 +1,46 @@
 """What happens to tensors between two layouts: pure, invertible, and at home on the meta device.
 
 An operation maps a tuple of tensors to a tuple of tensors; ``operation.inverse().apply(operation.apply(x))`` is ``x``,
-bit for bit. They move whole rows (slices along axis 0, the output features) and nothing else.
+bit for bit. Most move whole rows (slices along axis 0, the output features) and nothing else.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
-__all__ = ["Chain", "Concat", "Identity", "Interleave", "Operation", "Pad", "Parallel", "Rotary"]
+__all__ = [
+    "Chain",
+    "Concat",
+    "Divide",
+    "Identity",
+    "Operation",
+    "Pad",
+    "Parallel",
+    "Replicate",
+]
 
 
 class Operation(Protocol):
-    """A bijection between tuples of tensors of fixed shapes."""
+    """A bijection between tuples of tensors of fixed shapes; as a string, what it does in a word or two."""
+
+    @property
+    def takes(self) -> int:
+        """How many tensors it is applied to."""
+        ...
+
+    @property
+    def gives(self) -> int:
+        """How many tensors come out."""
+        ...
+
+    @property
+    def moves_rows(self) -> bool:
+        """Whether each row of a result is a row of some input, whole, or zeros."""
+        ...
 
     def apply(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The tensors on the other side; meta tensors give meta tensors of the right shapes.
@@ -35,40 +59,18 @@ class Operation(Protocol):
 class Identity:
     """Another name, the same bytes."""
 
+    takes: ClassVar = 1
+    gives: ClassVar = 1
+    moves_rows: ClassVar = True
+
     def apply(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tensors
 
     def inverse(self) -> Identity:
         return self
 
-
-@dataclass(frozen=True)
-class Rotary:
-    """The order of a head's rows: rotated pairs side by side (Meta) or in two halves (Hugging Face).
-
-    Source: Meta's ``apply_rotary_emb`` on complex pairs against transformers' ``rotate_half``.
-
-    Attributes:
-        heads: n; of keys, the number of key-value heads.
-        to_pairs: From halves ``view(n, 2, d/2)`` to pairs ``view(n, d/2, 2)``, or the other way.
-    """
-
-    heads: int
-    to_pairs: bool
-
-    def apply(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return tuple(self._permuted(tensor) for tensor in tensors)
-
-    def _permuted(self, tensor: Tensor) -> Tensor:
-        rows, *rest = tensor.shape
-        if rows % (2 * self.heads):
-            raise ValueError(f"{rows} rows are no {self.heads} heads of pairs")
-        half = rows // self.heads // 2
-        split = (2, half) if self.to_pairs else (half, 2)
-        return tensor.reshape(self.heads, *split, *rest).transpose(1, 2).reshape(tensor.shape)
-
-    def inverse(self) -> Rotary:
-        return Rotary(self.heads, not self.to_pairs)
+    def __str__(self) -> str:
+        return "as it is"
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,12 @@ class Concat:
     """
 
     rows: tuple[int, ...]
+    gives: ClassVar = 1
+    moves_rows: ClassVar = True
+
+    @property
+    def takes(self) -> int:
+        return len(self.rows)
 
     def apply(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         found = tuple(tensor.shape[0] for tensor in tensors)
@@ -90,12 +98,21 @@ class Concat:
     def inverse(self) -> Operation:
         return _Split(self.rows)
 
+    def __str__(self) -> str:
+        return "concatenate"
+
 
 @dataclass(frozen=True)
 class _Split:
     """The inverse of :class:`Concat`: each part a copy, so that none keeps the whole alive."""
 
     rows: tuple[int, ...]
+    takes: ClassVar = 1
+    moves_rows: ClassVar = True
+
+    @property
+    def gives(self) -> int:
+        return len(self.rows)
 
     def apply(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         (whole,) = tensors
@@ -106,52 +123,120 @@ class _Split:
     def inverse(self) -> Concat:
         return Concat(self.rows)
 
+    def __str__(self) -> str:
+        return "split"
+
 
 @dataclass(frozen=True)
-class Interleave:
-    """Queries, keys and values group by group, as litgpt kept them before December 2024.
-
-    ``[g*d*K, ...], [d*K, ...], [d*K, ...] -> [(g + 2)*d*K, ...]``: for each of K groups its g query heads, its key head
-    and its value head, each d rows.
+class Divide:
+    """A tensor in equal parts, one for each tensor-parallel rank.
 
     Attributes:
-        groups: K, key-value heads.
-        queries: g, query heads per group.
-        head_dim: d.
+        parts: How many.
+        axis: 0 for output features, 1 for input features.
     """
 
-    groups: int
-    queries: int
-    head_dim: int
+    parts: int
+    axis: int
+    takes: ClassVar = 1
 
     @property
-    def _parts(self) -> tuple[int, int, int]:
-        return self.queries * self.head_dim, self.head_dim, self.head_dim
+    def gives(self) -> int:
+        return self.parts
 
-    def apply(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        shaped = [
-            tensor.reshape(self.groups, part, *tensor.shape[1:])
-            for tensor, part in zip(tensors, self._parts, strict=True)
-        ]
-        return (torch.cat(shaped, 1).flatten(0, 1),)
-
-    def inverse(self) -> Operation:
-        return _Deinterleave(self)
-
-
-@dataclass(frozen=True)
-class _Deinterleave:
-    forward: Interleave
+    @property
+    def moves_rows(self) -> bool:
+        return self.axis == 0
 
     def apply(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         (whole,) = tensors
-        parts = self.forward._parts
-        grouped = whole.reshape(self.forward.groups, sum(parts), *whole.shape[1:])
-        copies = (part.clone(memory_format=torch.contiguous_format) for part in grouped.split(parts, 1))
-        return tuple(part.reshape(-1, *whole.shape[1:]) for part in copies)
+        size, remainder = divmod(whole.shape[self.axis], self.parts)
+        if remainder:
+            raise ValueError(f"{whole.shape[self.axis]} along axis {self.axis} are not {self.parts} equal parts")
+        parts = whole.split(size, self.axis)
+        return tuple(part.clone(memory_format=torch.contiguous_format) for part in parts)
 
-    def inverse(self) -> Interleave:
+    def inverse(self) -> Operation:
+        return _Join(self)
+
+    def __str__(self) -> str:
+        return f"divide {'columns' if self.axis else 'rows'} by {self.parts}"
+
+
+@dataclass(frozen=True)
+class _Join:
+    """The inverse of :class:`Divide`."""
+
+    forward: Divide
+    gives: ClassVar = 1
+
+    @property
+    def takes(self) -> int:
+        return self.forward.parts
+
+    @property
+    def moves_rows(self) -> bool:
+        return self.forward.moves_rows
+
+    def apply(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (torch.cat(tensors, self.forward.axis),)
+
+    def inverse(self) -> Divide:
         return self.forward
+
+    def __str__(self) -> str:
+        return f"join {self.forward.parts} parts by {'columns' if self.forward.axis else 'rows'}"
+
+
+@dataclass(frozen=True)
+class Replicate:
+    """The same tensor several times: a norm for every rank, an embedding that is the head as well.
+
+    Attributes:
+        copies: How many.
+    """
+
+    copies: int
+    takes: ClassVar = 1
+    moves_rows: ClassVar = True
+
+    @property
+    def gives(self) -> int:
+        return self.copies
+
+    def apply(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        (tensor,) = tensors
+        return (tensor,) * self.copies
+
+    def inverse(self) -> Operation:
+        return _First(self)
+
+    def __str__(self) -> str:
+        return f"{self.copies} copies"
+
+
+@dataclass(frozen=True)
+class _First:
+    """The inverse of :class:`Replicate`. That the others are copies of the first is not looked at here."""
+
+    forward: Replicate
+    gives: ClassVar = 1
+    moves_rows: ClassVar = True
+
+    @property
+    def takes(self) -> int:
+        return self.forward.copies
+
+    def apply(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if len({tensor.shape for tensor in tensors}) != 1:
+            raise ValueError(f"copies of different shapes, {', '.join(str(list(t.shape)) for t in tensors)}")
+        return tensors[:1]
+
+    def inverse(self) -> Replicate:
+        return self.forward
+
+    def __str__(self) -> str:
+        return f"one of {self.forward.copies} copies"
 
 
 @dataclass(frozen=True)
@@ -165,6 +250,9 @@ class Pad:
 
     rows: int
     padded: int
+    takes: ClassVar = 1
+    gives: ClassVar = 1
+    moves_rows: ClassVar = True
 
     def apply(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         (tensor,) = tensors
@@ -175,10 +263,16 @@ class Pad:
     def inverse(self) -> Operation:
         return _Unpad(self)
 
+    def __str__(self) -> str:
+        return f"pad {self.rows} rows to {self.padded}" if self.padded > self.rows else "as it is"
+
 
 @dataclass(frozen=True)
 class _Unpad:
     forward: Pad
+    takes: ClassVar = 1
+    gives: ClassVar = 1
+    moves_rows: ClassVar = True
 
     def apply(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         (tensor,) = tensors
@@ -189,19 +283,42 @@ class _Unpad:
     def inverse(self) -> Pad:
         return self.forward
 
+    def __str__(self) -> str:
+        return f"cut {self.forward.padded} rows to {self.forward.rows}"
+
 
 @dataclass(frozen=True)
 class Parallel:
-    """One operation for each tensor, each from one tensor to one."""
+    """One operation beside the other, each with as many of the tensors as it takes."""
 
     operations: tuple[Operation, ...]
 
+    @property
+    def takes(self) -> int:
+        return sum(operation.takes for operation in self.operations)
+
+    @property
+    def gives(self) -> int:
+        return sum(operation.gives for operation in self.operations)
+
+    @property
+    def moves_rows(self) -> bool:
+        return all(operation.moves_rows for operation in self.operations)
+
     def apply(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        pairs = zip(self.operations, tensors, strict=True)
-        return tuple(result for operation, tensor in pairs for result in operation.apply((tensor,)))
+        if len(tensors) != self.takes:
+            raise ValueError(f"{len(tensors)} tensors where {self.takes} belong")
+        results: list[Tensor] = []
+        for operation in self.operations:
+            results += operation.apply(tensors[: operation.takes])
+            tensors = tensors[operation.takes :]
+        return tuple(results)
 
     def inverse(self) -> Parallel:
         return Parallel(tuple(operation.inverse() for operation in self.operations))
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.operations))
 
 
 @dataclass(frozen=True)
@@ -210,6 +327,18 @@ class Chain:
 
     operations: tuple[Operation, ...]
 
+    @property
+    def takes(self) -> int:
+        return self.operations[0].takes
+
+    @property
+    def gives(self) -> int:
+        return self.operations[-1].gives
+
+    @property
+    def moves_rows(self) -> bool:
+        return all(operation.moves_rows for operation in self.operations)
+
     def apply(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         for operation in self.operations:
             tensors = operation.apply(tensors)
@@ -217,3 +346,6 @@ class Chain:
 
     def inverse(self) -> Chain:
         return Chain(tuple(operation.inverse() for operation in reversed(self.operations)))
+
+    def __str__(self) -> str:
+        return "; ".join(str(operation) for operation in self.operations if operation != Identity()) or str(Identity())

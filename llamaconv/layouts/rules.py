@@ -6,12 +6,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 
+import torch
+
 from llamaconv.config import ModelConfig
 from llamaconv.errors import UnsupportedError
-from llamaconv.layouts.hugging_face import expected_tensors
-from llamaconv.layouts.operations import Identity, Operation
+from llamaconv.layouts.description import Described, Native
+from llamaconv.layouts.hugging_face import HEAD, expected_tensors
+from llamaconv.layouts.operations import Chain, Identity, Operation, Parallel, Replicate
+from llamaconv.tensors import TensorSpec
 
-__all__ = ["Layout", "Rule", "RuleTemplate", "between"]
+__all__ = ["EMBEDDING", "Layout", "Rule", "RuleTemplate", "local_specs"]
+
+EMBEDDING = "model.embed_tokens.weight"
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class RuleTemplate:
-    """A rule for each layer (``{layer}`` in its names) or for the whole model, where the model has its tensors.
+    """A rule for each layer (``{layer}`` in its names), each expert of it (``{expert}``), or for the whole model.
 
     Attributes:
         hub, local: Names.
@@ -40,25 +46,43 @@ class RuleTemplate:
     local: tuple[str, ...]
     operation: Callable[[ModelConfig], Operation] = lambda config: Identity()
 
+    def at(self, layer: int, expert: int, operation: Operation) -> Rule:
+        """The rule for one layer and expert."""
+        return Rule(_at(layer, expert, self.hub), _at(layer, expert, self.local), operation)
+
 
 @dataclass(frozen=True)
 class Layout:
-    """How a tool names, fuses and permutes a model's tensors.
+    """How a tool names, fuses and permutes a model's tensors, and describes the model.
 
     Attributes:
         name: On the command line.
-        templates: The table, in the layout's order.
+        templates: The table, in the layout's order; empty for the hub itself.
         obstacles: Why the layout cannot hold a model, one fact each; empty if it can.
         stores_tied_head: Whether a head that is tied to the embedding is stored all the same.
+        ranks: Files over which tensors are split; with more than one, local names begin with the rank ("00/").
+        config_file: Name of the description, None if the layout has none.
+        fields: What the description says of a model.
+        described: What the layout's own files say, as a config.json.
+        warnings: What the layout's code does slightly differently for a model, one fact each.
     """
 
     name: str
-    templates: tuple[RuleTemplate, ...]
+    templates: tuple[RuleTemplate, ...] = ()
     obstacles: Callable[[ModelConfig], list[str]] = lambda config: []
     stores_tied_head: bool = False
+    ranks: int = 1
+    config_file: str | None = None
+    fields: Callable[[ModelConfig], Mapping[str, object]] | None = None
+    described: Callable[[Native], Described] | None = None
+    warnings: Callable[[ModelConfig], list[str]] = lambda config: []
 
-    def rules(self, config: ModelConfig) -> tuple[Rule, ...]:
+    def rules(self, config: ModelConfig, *, head_stored: bool | None = None) -> tuple[Rule, ...]:
         """The table for one model: from the hub to the layout.
+
+        Args:
+            config: The model.
+            head_stored: Whether a tied head is there all the same; None for the layout's habit.
 
         Raises:
             UnsupportedError: The layout cannot hold the model, or has no place for some of its tensors; all facts are
@@ -66,52 +90,58 @@ class Layout:
         """
         tensors = expected_tensors(config)
         if tensors is None:
-            raise UnsupportedError(f"no layout but Hugging Face's is known for {config.model_type}")
-        rules = tuple(self._expand(config, tensors))
+            raise UnsupportedError(
+                f"config.json: no layout but Hugging Face's is known for the model_type {config.model_type!r}.",
+                hint="Only --to hf takes it, from Hugging Face's own layout.",
+            )
+        twice = config.tied and (self.stores_tied_head if head_stored is None else head_stored)
+        rules = tuple(self._expand(config, tensors, twice))
         placed = {name for rule in rules for name in rule.hub}
         facts = self.obstacles(config) + [f"it has no place for {name}" for name in tensors if name not in placed]
         if facts:
             raise UnsupportedError(
-                f"the layout {self.name} cannot hold this model:\n" + "\n".join(facts),
+                f"The layout {self.name} cannot hold this model:\n" + "\n".join(facts),
                 hint="litgpt holds every family; Hugging Face's own layout does in any case.",
+                layout=self.name,
+                facts=facts,
             )
         return rules
 
-    def _expand(self, config: ModelConfig, tensors: Mapping[str, tuple[int, ...]]) -> Iterator[Rule]:
-        for repeated, group in groupby(self.templates, key=lambda template: "{layer}" in template.hub[0]):
-            templates = list(group)
+    def _expand(self, config: ModelConfig, tensors: Mapping[str, tuple[int, ...]], twice: bool) -> Iterator[Rule]:
+        hub = dict.fromkeys((*tensors, HEAD))
+        templates = self.templates or tuple(RuleTemplate((name,), (name,)) for name in hub)
+        heads = [template for template in templates if template.hub == (HEAD,)]
+        for repeated, group in groupby(templates, key=lambda template: "{layer}" in template.hub[0]):
+            built = [(template, template.operation(config)) for template in group]
             for layer in range(config.layers if repeated else 1):
-                for template in templates:
-                    hub = _at(layer, template.hub)
-                    if all(name in tensors for name in hub):
-                        yield Rule(hub, _at(layer, template.local), template.operation(config))
+                for template, operation in built:
+                    if twice and template.hub == (EMBEDDING,):
+                        both = Parallel((operation, *(head.operation(config) for head in heads)))
+                        local = template.local + tuple(name for head in heads for name in head.local)
+                        yield Rule(template.hub, local, Chain((Replicate(2), both)))
+                        continue
+                    for expert in range((config.experts or 0) if "{expert}" in template.hub[0] else 1):
+                        rule = template.at(layer, expert, operation)
+                        if all(name in tensors for name in rule.hub):
+                            yield rule
 
 
-def between(source: Iterable[Rule], target: Iterable[Rule]) -> Iterator[tuple[tuple[Rule, ...], tuple[Rule, ...]]]:
-    """How two layouts hang together: the smallest groups of rules that share hub tensors.
+def local_specs(rules: Iterable[Rule], hub: Mapping[str, TensorSpec]) -> dict[str, TensorSpec]:
+    """What a layout stores of a model, by running each operation on meta tensors.
 
-    Args:
-        source, target: Rules of two layouts for one model.
-
-    Yields:
-        The inverse rules that bring a group's tensors to the hub, and the rules that take them on from there. Within
-        a group every hub tensor is made once and used once; groups share none.
+    Raises:
+        ValueError: An operation cannot take a tensor; names the tensors.
     """
-    makers = [rule.inverse() for rule in source]
-    made_by = {name: index for index, rule in enumerate(makers) for name in rule.local}
-    groups: list[tuple[set[int], list[Rule]]] = []
-    for user in target:
-        needed, users = {made_by[name] for name in user.hub}, [user]
-        apart = []
-        for members, others in groups:
-            if members & needed:
-                needed, users = members | needed, others + users
-            else:
-                apart.append((members, others))
-        groups = [*apart, (needed, users)]
-    for members, users in groups:
-        yield tuple(makers[index] for index in sorted(members)), tuple(users)
+    specs: dict[str, TensorSpec] = {}
+    for rule in rules:
+        inputs = tuple(torch.empty(hub[name].shape, dtype=hub[name].dtype, device="meta") for name in rule.hub)
+        try:
+            outputs = rule.operation.apply(inputs)
+        except (ValueError, RuntimeError) as error:
+            raise ValueError(f"{', '.join(rule.hub)}: {error}") from error
+        specs |= {name: TensorSpec.of(name, tensor) for name, tensor in zip(rule.local, outputs, strict=True)}
+    return specs
 
 
-def _at(layer: int, names: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(name.replace("{layer}", str(layer)) for name in names)
+def _at(layer: int, expert: int, names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name.replace("{layer}", str(layer)).replace("{expert}", str(expert)) for name in names)

@@ -14,10 +14,17 @@ __all__ = ["Shard", "index", "index_filename", "shard"]
 
 @dataclass(frozen=True)
 class Shard:
-    """One weight file: its name and what it holds."""
+    """One weight file.
+
+    Attributes:
+        filename: Its name, relative to the checkpoint's folder.
+        specs: What it holds.
+        prefix: What the tensors' names in the file lack: files of tensor-parallel ranks hold the same names.
+    """
 
     filename: str
     specs: tuple[TensorSpec, ...]
+    prefix: str = ""
 
     @property
     def nbytes(self) -> int:

@@ -3,55 +3,14 @@ from __future__ import annotations
 import pytest
 import torch
 from hypothesis import given
-from hypothesis import strategies as st
-from torch import Tensor
 
-from llamaconv.layouts.operations import Chain, Concat, Identity, Interleave, Operation, Pad, Parallel, Rotary
-
-sizes = st.integers(1, 4)
-
-
-def _rotated(heads: int, kv_heads: int) -> Parallel:
-    return Parallel((Rotary(heads, to_pairs=True), Rotary(kv_heads, to_pairs=True), Identity()))
-
-
-@st.composite
-def cases(draw: st.DrawFn) -> tuple[Operation, tuple[tuple[int, ...], ...]]:
-    """An operation and the shapes that it takes."""
-    groups, queries, half, rest = draw(sizes), draw(sizes), draw(sizes), draw(st.sampled_from([(), (3,), (5,)]))
-    d = 2 * half
-    rows = (groups * queries * d, groups * d, groups * d)
-    shapes = tuple((count, *rest) for count in rows)
-    padded = draw(st.integers(0, 9))
-    return draw(
-        st.sampled_from(
-            [
-                (Identity(), shapes[:1]),
-                (Rotary(groups * queries, to_pairs=True), shapes[:1]),
-                (Rotary(groups, to_pairs=False), shapes[1:2]),
-                (Concat(rows), shapes),
-                (Interleave(groups, queries, d), shapes),
-                (Pad(rows[0], rows[0] + padded), shapes[:1]),
-                (Parallel((Rotary(groups, to_pairs=True), Identity())), shapes[1:]),
-                (
-                    Chain((Parallel((Rotary(groups * queries, True), Rotary(groups, True), Identity())), Concat(rows))),
-                    shapes,
-                ),
-            ]
-        )
-    )
-
-
-def numbered(shapes: tuple[tuple[int, ...], ...]) -> tuple[Tensor, ...]:
-    """Tensors in which no two values are alike."""
-    return tuple(
-        torch.arange(torch.Size(shape).numel(), dtype=torch.float64).reshape(shape) + 1000 * place
-        for place, shape in enumerate(shapes, start=1)
-    )
+from llamaconv.layouts.attention import Interleave, Rotary
+from llamaconv.layouts.operations import Chain, Concat, Divide, Identity, Operation, Pad, Parallel, Replicate
+from tests.layouts.operation_cases import Case, cases, numbered
 
 
 @given(cases())
-def test_there_and_back_is_where_it_began(case: tuple[Operation, tuple[tuple[int, ...], ...]]) -> None:
+def test_there_and_back_is_where_it_began(case: Case) -> None:
     """Bit for bit, and the inverse's inverse is the operation."""
     operation, shapes = case
     before = numbered(shapes)
@@ -62,7 +21,7 @@ def test_there_and_back_is_where_it_began(case: tuple[Operation, tuple[tuple[int
 
 
 @given(cases())
-def test_meta_tensors_tell_the_shapes(case: tuple[Operation, tuple[tuple[int, ...], ...]]) -> None:
+def test_meta_tensors_tell_the_shapes(case: Case) -> None:
     """Planning and converting cannot disagree."""
     operation, shapes = case
     real = operation.apply(numbered(shapes))
@@ -72,7 +31,18 @@ def test_meta_tensors_tell_the_shapes(case: tuple[Operation, tuple[tuple[int, ..
 
 
 @given(cases())
-def test_parts_keep_nothing_else_alive(case: tuple[Operation, tuple[tuple[int, ...], ...]]) -> None:
+def test_an_operation_says_how_many_tensors_it_takes_and_gives(case: Case) -> None:
+    """And so does its inverse, and all have a name to show."""
+    operation, shapes = case
+    results = operation.apply(numbered(shapes))
+    assert (operation.takes, operation.gives) == (len(shapes), len(results))
+    assert (operation.inverse().takes, operation.inverse().gives) == (len(results), len(shapes))
+    assert str(operation)
+    assert "object at" not in str(operation)
+
+
+@given(cases())
+def test_parts_keep_nothing_else_alive(case: Case) -> None:
     """What comes out of a fused tensor owns memory for itself alone."""
     operation, shapes = case
     for part in operation.inverse().apply(operation.apply(numbered(shapes))):
@@ -103,6 +73,7 @@ def test_padding_is_zeros_below() -> None:
     [
         (Rotary(3, to_pairs=True), (8, 2), "8 rows are no 3 heads of pairs"),
         (Concat((3, 2)).inverse(), (6,), "6 rows where 3 + 2 belong"),
+        (Divide(4, 1), (8, 6), "6 along axis 1 are not 4 equal parts"),
         (Pad(5, 8), (6, 2), "6 rows where 5 belong"),
         (Pad(5, 8).inverse(), (6, 2), "6 rows where 8 belong"),
     ],
@@ -111,3 +82,18 @@ def test_wrong_shapes_are_refused(operation: Operation, shape: tuple[int, ...], 
     """With what is there and what belongs there."""
     with pytest.raises(ValueError, match=f"^{message.replace('+', chr(92) + '+')}$"):
         operation.apply((torch.empty(shape),))
+
+
+def test_copies_must_have_one_shape() -> None:
+    """Ranks of different models do not go together."""
+    with pytest.raises(ValueError, match=r"^copies of different shapes, \[4\], \[5\]$"):
+        Replicate(2).inverse().apply((torch.empty(4), torch.empty(5)))
+
+
+def test_operations_are_shown_in_words() -> None:
+    """As a plan prints them; what does nothing is left out of a chain."""
+    chain = Chain((Parallel((Rotary(6, to_pairs=True), Rotary(2, to_pairs=True), Identity())), Concat((48, 16, 16))))
+    assert str(chain) == "rotary of 6 heads to pairs, rotary of 2 heads to pairs, as it is; concatenate"
+    assert str(chain.inverse()) == "split; rotary of 6 heads to halves, rotary of 2 heads to halves, as it is"
+    assert str(Chain((Identity(), Divide(4, 1)))) == "divide columns by 4"
+    assert str(Pad(64, 64)) == "as it is"

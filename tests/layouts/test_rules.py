@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -10,12 +11,22 @@ from llamaconv.config import ModelConfig
 from llamaconv.errors import UnsupportedError
 from llamaconv.layouts import lit_llama, litgpt, meta_llama
 from llamaconv.layouts.hugging_face import expected_tensors
-from llamaconv.layouts.rules import Layout, Rule, between
+from llamaconv.layouts.known import HUGGING_FACE
+from llamaconv.layouts.rules import Layout, Rule
+from llamaconv.layouts.view import View
 from tests.configs import config
+from tests.layouts.in_memory import InMemory
 
-LAYOUTS = (litgpt.LAYOUT, litgpt.LEGACY, meta_llama.LAYOUT, lit_llama.LAYOUT)
+LAYOUTS = (
+    HUGGING_FACE,
+    litgpt.LAYOUT,
+    litgpt.LEGACY,
+    meta_llama.LAYOUT,
+    meta_llama.layout(2),
+    lit_llama.LAYOUT,
+)
 LLAMA_1 = config(
-    hidden_size=48, intermediate_size=256, num_attention_heads=3, num_key_value_heads=3, head_dim=16,
+    hidden_size=64, intermediate_size=256, num_attention_heads=4, num_key_value_heads=4, head_dim=16,
     num_hidden_layers=2, vocab_size=70, rope_theta=10000.0, tie_word_embeddings=False,
 )  # fmt: skip
 LLAMA_3 = config(
@@ -43,26 +54,21 @@ def run(rules: tuple[Rule, ...], tensors: dict[str, Tensor]) -> dict[str, Tensor
     ("source", "target", "model"),
     [
         pytest.param(source, target, model, id=f"{source.name}-{target.name}-{name}")
-        for name, model, layouts in (("llama-1", LLAMA_1, LAYOUTS), ("llama-3", LLAMA_3, LAYOUTS[:3]))
+        for name, model, layouts in (("llama-1", LLAMA_1, LAYOUTS), ("llama-3", LLAMA_3, LAYOUTS[:5]))
         for source, target in product(layouts, layouts)
     ],
 )
 def test_every_pair_of_layouts_goes_there_and_back(source: Layout, target: Layout, model: ModelConfig) -> None:
-    """By way of the hub, bit for bit; each tensor used once and made once."""
+    """By way of the hub, bit for bit: what one layout stores, seen through the other's rules, is what that stores."""
     hub = tensors_of(model)
     first, second = source.rules(model), target.rules(model)
-    stored = run(first, hub)
-    converted: dict[str, Tensor] = {}
-    used: list[str] = []
-    for makers, users in between(first, second):
-        middle = run(makers, stored)
-        used += [name for rule in makers for name in rule.hub]
-        converted |= run(users, middle)
-    assert sorted(used) == sorted(stored)
-    assert all(torch.equal(tensor, converted[name]) for name, tensor in run(second, hub).items())
-    back = run(tuple(rule.inverse() for rule in second), converted)
-    assert back.keys() == hub.keys()
-    assert all(torch.equal(tensor, back[name]) for name, tensor in hub.items())
+    seen = View(View(InMemory(run(first, hub)), [rule.inverse() for rule in first]), second)
+    expected = run(second, hub)
+    assert seen.specs.keys() == expected.keys()
+    assert all(torch.equal(tensor, seen[name].read()) for name, tensor in expected.items())
+    back = View(InMemory(expected), [rule.inverse() for rule in second])
+    assert back.specs.keys() == hub.keys()
+    assert all(torch.equal(tensor, back[name].read()) for name, tensor in hub.items())
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
@@ -85,6 +91,54 @@ def test_litgpt_fuses_biases_and_keeps_norms_of_queries_and_keys() -> None:
     assert {"transformer.h.0.attn.norm_q.weight", "transformer.h.0.attn.norm_k.weight"} <= names["qwen3"]
 
 
+@pytest.mark.parametrize("layout", [*LAYOUTS[1:]], ids=lambda layout: f"{layout.name}-{layout.ranks}")
+def test_a_tied_head_is_stored_as_the_embedding(layout: Layout) -> None:
+    """Where a layout has no way to tie: from one tensor both, and back from both the one."""
+    model = replace(LLAMA_1, tied=True)
+    hub = tensors_of(model)
+    rules = layout.rules(model)
+    stored = run(rules, hub)
+    untied = run(layout.rules(LLAMA_1), hub | {"lm_head.weight": hub["model.embed_tokens.weight"]})
+    assert stored.keys() == untied.keys()
+    assert all(torch.equal(tensor, untied[name]) for name, tensor in stored.items())
+    back = View(InMemory(stored), [rule.inverse() for rule in rules])
+    assert torch.equal(back["model.embed_tokens.weight"].read(), hub["model.embed_tokens.weight"])
+    assert "lm_head.weight" not in back.specs
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4, 8])
+@pytest.mark.parametrize("axis", ["rows", "columns"])
+def test_tensor_parallel_ranks_are_joined_to_the_model_they_were_split_from(ranks: int, axis: meta_llama.Axis) -> None:
+    """Any number of ranks that divides the heads; each rank holds an equal share of what is split and all norms."""
+    model = config(
+        hidden_size=128, intermediate_size=176, num_attention_heads=16, num_key_value_heads=8, head_dim=8,
+        num_hidden_layers=2, vocab_size=80, tie_word_embeddings=False,
+    )  # fmt: skip
+    hub = tensors_of(model)
+    rules = meta_llama.layout(ranks, axis).rules(model)
+    stored = run(rules, hub)
+    back = View(InMemory(stored), [rule.inverse() for rule in rules])
+    assert all(torch.equal(tensor, back[name].read()) for name, tensor in hub.items())
+    if ranks > 1:
+        embedding = (80 // ranks, 128) if axis == "rows" else (80, 128 // ranks)
+        last = f"{ranks - 1:02d}/"
+        assert stored[f"{last}tok_embeddings.weight"].shape == embedding
+        assert stored[f"{last}layers.1.attention.wo.weight"].shape == (128, 128 // ranks)
+        assert torch.equal(stored[f"{last}norm.weight"], hub["model.norm.weight"])
+
+
+def test_what_ranks_cannot_share_evenly_is_refused() -> None:
+    """Heads are not cut, key-value heads least of all."""
+    with pytest.raises(UnsupportedError) as caught:
+        meta_llama.layout(4).rules(LLAMA_3)
+    assert str(caught.value).splitlines() == [
+        "The layout meta cannot hold this model:",
+        "6 heads cannot be split over 4 ranks",
+        "2 key-value heads cannot be split over 4 ranks",
+        "70 rows of the vocabulary cannot be split over 4 ranks",
+    ]
+
+
 def test_meta_takes_keys_by_their_own_heads() -> None:
     """The permutation of k counts key-value heads, the values are not permuted."""
     hub = tensors_of(LLAMA_3)
@@ -99,7 +153,7 @@ def test_what_a_layout_cannot_hold_is_said_all_at_once() -> None:
     with pytest.raises(UnsupportedError) as caught:
         lit_llama.LAYOUT.rules(LLAMA_3)
     assert str(caught.value).splitlines() == [
-        "the layout lit-llama cannot hold this model:",
+        "The layout lit-llama cannot hold this model:",
         "2 key-value heads for 6 heads (grouped-query attention)",
         "an MLP of 80; it computes 256",
         "a rotary base of 500000; it computes with 10000",
