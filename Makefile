@@ -12,6 +12,7 @@ WORKERS ?= 2
 
 VENV := .venv
 AUTO_GPTQ := .venv-auto-gptq
+LITGPT := .venv-litgpt
 BIN := $(VENV)/bin
 
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
@@ -36,9 +37,10 @@ check: $(VENV)/dev.stamp  ## style, types, import layers, every command document
 	$(BIN)/lint-imports --no-logo
 	$(OFFLINE) $(BIN)/python -m pytest -q tests/test_docs.py
 
-# The second environment is there to compare with: both transformers must lead to the same bytes.
-interop: $(AUTO_GPTQ)/stamp $(VENV)/demo.stamp  ## AutoGPTQ 0.7.1 reads our artifacts, in an environment of its own
+# The environment of `make demo` is there to compare with: both transformers must lead to the same bytes.
+interop: $(AUTO_GPTQ)/stamp $(LITGPT)/stamp $(VENV)/demo.stamp  ## AutoGPTQ 0.7.1 and litgpt 0.5.13 read our artifacts, each in an environment of its own
 	$(OFFLINE) $(ONE_THREAD) $(AUTO_GPTQ)/bin/python -m pytest -n $(WORKERS) --dist loadfile tests/interop/auto_gptq
+	$(OFFLINE) $(ONE_THREAD) $(LITGPT)/bin/python -m pytest tests/interop/litgpt
 
 bench: $(VENV)/demo.stamp  ## the measurements of benchmarks/, one after the other
 	for name in reproducible quality memory outliers; do echo "== $$name"; $(OFFLINE) $(BIN)/python benchmarks/$$name.py; done
@@ -48,7 +50,7 @@ wheel: $(VENV)/dev.stamp  ## dist/: the source archive, and the wheel built from
 	$(BIN)/python -m build --outdir dist
 
 clean:  ## remove everything made here, environments included
-	rm -rf $(VENV) $(AUTO_GPTQ) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(AUTO_GPTQ) $(LITGPT) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find llamaconv tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/demo.stamp: pyproject.toml constraints.txt
@@ -72,4 +74,10 @@ $(AUTO_GPTQ)/stamp: pyproject.toml constraints-auto-gptq.txt
 	BUILD_CUDA_EXT=0 $(AUTO_GPTQ)/bin/python $(PIP) -c constraints-auto-gptq.txt \
 	  --no-build-isolation --no-binary auto-gptq auto-gptq
 	$(AUTO_GPTQ)/bin/python $(PIP) -c constraints-auto-gptq.txt -e ".[auto-gptq]" hypothesis pytest pytest-xdist
+	touch $@
+
+$(LITGPT)/stamp: pyproject.toml constraints-litgpt.txt
+	@echo "installing litgpt into $(LITGPT); this takes a minute or two"
+	$(PYTHON) -m venv $(LITGPT)
+	$(LITGPT)/bin/python $(PIP) -c constraints-litgpt.txt -e ".[litgpt]" hypothesis pytest
 	touch $@

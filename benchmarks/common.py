@@ -18,7 +18,7 @@ import torch
 
 from llamaconv.config import parse_config
 from llamaconv.layouts.hugging_face import expected_tensors
-from llamaconv.sinks.safetensors import ShardedWriter
+from llamaconv.sinks.checkpoint import CheckpointWriter
 from llamaconv.sinks.sharding import shard
 from llamaconv.tensors import TensorSpec
 
@@ -88,7 +88,7 @@ def synthetic_llama(directory: Path, *, width: int, ffn: int, layers: int, outli
     assert shapes is not None
     generator = torch.Generator().manual_seed(seed)
     channels = torch.randperm(width, generator=generator)[:outliers]
-    writer = ShardedWriter(
+    writer = CheckpointWriter(
         directory, shard([TensorSpec(name, shape, torch.bfloat16) for name, shape in shapes.items()], 1_000_000_000)
     )
     for name, shape in shapes.items():

@@ -19,11 +19,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from llamaconv.errors import UnsupportedError
 from llamaconv.json_files import config_error, parsed, read_object, shown, validated
 
-__all__ = ["ModelConfig", "parse_config", "read_config", "with_both_rope_forms"]
+__all__ = ["ModelConfig", "Real", "Size", "parse_config", "read_config", "with_both_rope_forms"]
 
-# Far above any model, so that a comparison with the tensors has the last word, and far below what overflows.
-_Size = Annotated[int, Field(gt=0, le=10**15)]
-_Real = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Size = Annotated[int, Field(gt=0, le=10**15)]
+"""Far above any model, so that a comparison with the tensors has the last word, and far below what overflows."""
+Real = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+"""A rotary base, a scale, an epsilon."""
+
 _DtypeName = Literal["bfloat16", "float16", "float32", "float64"]
 
 
@@ -33,20 +35,24 @@ class _Defaults:
 
     kv_heads: int | None = None  # None: as many as heads
     head_dim: int | None = None  # None: hidden_size / heads
+    max_positions: int | None = None
     rope_theta: float | None = 10_000.0
+    norm_eps: float | None = 1e-6
+    mixture: bool = False
     tied: bool = False
 
 
 _FAMILIES: Mapping[str, _Defaults] = MappingProxyType(
     {
-        "llama": _Defaults(),
-        "mistral": _Defaults(kv_heads=8),
-        "qwen2": _Defaults(kv_heads=32),
-        "qwen3": _Defaults(kv_heads=32, head_dim=128),
+        "llama": _Defaults(max_positions=2048),
+        "mistral": _Defaults(kv_heads=8, max_positions=131072),
+        "mixtral": _Defaults(kv_heads=8, max_positions=131072, rope_theta=1e6, norm_eps=1e-5, mixture=True),
+        "qwen2": _Defaults(kv_heads=32, max_positions=32768),
+        "qwen3": _Defaults(kv_heads=32, head_dim=128, max_positions=32768),
     }
 )
 # The base class of transformers 4.57 ties, and leaves out what equals its default when it saves.
-_OTHERS = _Defaults(rope_theta=None, tied=True)
+_OTHERS = _Defaults(rope_theta=None, norm_eps=None, tied=True)
 
 
 @dataclass(frozen=True)
@@ -59,13 +65,15 @@ class ModelConfig:
         architectures: Model classes (``LlamaForCausalLM``).
         hidden_size, intermediate_size, layers, heads, kv_heads, head_dim, vocab_size: Sizes, all positive.
             ``kv_heads`` divides ``heads``.
-        max_positions: The longest sequence, None where it is not said.
+        max_positions: The longest sequence; None where a model of an unknown type does not say.
         tied: Whether the head shares the embedding's weight.
         rope_theta: Base of the rotary frequencies; None where each type of layer has its own, or a model of
             an unknown type does not say.
         rope_scaling: What else shapes the frequencies, under transformers 5's names and without the base;
             None if nothing does.
-        norm_eps: Epsilon of the RMS norms.
+        norm_eps: Epsilon of the RMS norms; None where a model of an unknown type does not say.
+        experts, experts_per_token: Of a known mixture of experts, how many a layer has, and how many of them a token
+            passes; None for any other model.
         attention_bias, mlp_bias: The keys of that name; which families heed them, their layout says.
         dtype: Of the weights, None where it is not said.
         quantization: ``quantization_config``, None for a dense model.
@@ -87,6 +95,8 @@ class ModelConfig:
     rope_theta: float | None
     rope_scaling: Mapping[str, Any] | None
     norm_eps: float | None
+    experts: int | None
+    experts_per_token: int | None
     attention_bias: bool
     mlp_bias: bool
     dtype: torch.dtype | None
@@ -101,19 +111,19 @@ class _Keys(BaseModel):
 
     model_type: Annotated[str, Field(min_length=1)]
     architectures: list[str] | None = None
-    hidden_size: _Size
-    intermediate_size: _Size
-    num_hidden_layers: _Size
-    num_attention_heads: _Size
-    num_key_value_heads: _Size | None = None
-    head_dim: _Size | None = None
-    vocab_size: _Size
-    max_position_embeddings: _Size | None = None
+    hidden_size: Size
+    intermediate_size: Size
+    num_hidden_layers: Size
+    num_attention_heads: Size
+    num_key_value_heads: Size | None = None
+    head_dim: Size | None = None
+    vocab_size: Size
+    max_position_embeddings: Size | None = None
     tie_word_embeddings: bool | None = None
-    rope_theta: _Real | None = None
+    rope_theta: Real | None = None
     rope_scaling: dict[str, Any] | None = None
     rope_parameters: dict[str, Any] | None = None
-    rms_norm_eps: _Real | None = None
+    rms_norm_eps: Real | None = None
     attention_bias: bool | None = None
     mlp_bias: bool | None = None
     dtype: _DtypeName | None = None
@@ -121,10 +131,19 @@ class _Keys(BaseModel):
     quantization_config: dict[str, Any] | None = None
 
 
+class _Experts(BaseModel):
+    """What Mixtral has besides, with transformers' defaults."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    num_local_experts: Size = 8
+    num_experts_per_tok: Size = 2
+
+
 class _RopeTheta(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
-    rope_theta: _Real | None = None
+    rope_theta: Real | None = None
 
 
 def read_config(directory: Path) -> ModelConfig:
@@ -159,6 +178,7 @@ def parse_config(source: bytes, path: Path = Path("config.json")) -> ModelConfig
     theta, scaling = _rope(raw, path, defaults, faults)
     kv_heads = _kv_heads(keys, defaults, faults)
     head_dim = _head_dim(keys, defaults, faults)
+    experts, experts_per_token = _experts(raw, path, faults) if defaults.mixture else (None, None)
     if faults:
         raise config_error(path, faults)
     dtype = keys.dtype or keys.torch_dtype
@@ -173,11 +193,13 @@ def parse_config(source: bytes, path: Path = Path("config.json")) -> ModelConfig
         kv_heads=kv_heads,
         head_dim=head_dim,
         vocab_size=keys.vocab_size,
-        max_positions=keys.max_position_embeddings,
+        max_positions=keys.max_position_embeddings or defaults.max_positions,
         tied=defaults.tied if keys.tie_word_embeddings is None else keys.tie_word_embeddings,
         rope_theta=theta,
         rope_scaling=scaling,
-        norm_eps=keys.rms_norm_eps,
+        norm_eps=keys.rms_norm_eps or defaults.norm_eps,
+        experts=experts,
+        experts_per_token=experts_per_token,
         attention_bias=bool(keys.attention_bias),
         mlp_bias=bool(keys.mlp_bias),
         dtype=None if dtype is None else getattr(torch, dtype),
@@ -228,6 +250,15 @@ def _head_dim(keys: _Keys, defaults: _Defaults, faults: list[str]) -> int:
     if keys.model_type in _FAMILIES and head_dim % 2:
         faults.append(f"head_dim is {head_dim}, but rotary embeddings turn pairs")
     return head_dim
+
+
+def _experts(raw: Mapping[str, Any], path: Path, faults: list[str]) -> tuple[int, int]:
+    keys = validated(_Experts, raw, path)
+    if keys.num_experts_per_tok > keys.num_local_experts:
+        faults.append(
+            f"num_experts_per_tok is {keys.num_experts_per_tok}, more than num_local_experts, {keys.num_local_experts}"
+        )
+    return keys.num_local_experts, keys.num_experts_per_tok
 
 
 def _rope(

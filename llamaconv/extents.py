@@ -14,7 +14,7 @@ from torch import Tensor
 
 from llamaconv.errors import CheckpointError
 
-__all__ = ["MOST_PER_CALL", "Extent", "Stamp", "changed", "open_regular", "open_unchanged", "read_extents"]
+__all__ = ["MOST_PER_CALL", "Extent", "Stamp", "changed", "cut", "open_regular", "open_unchanged", "read_extents"]
 
 MOST_PER_CALL = 1 << 30
 """Linux moves at most 0x7ffff000 bytes in a call and macOS refuses more than it."""
@@ -44,6 +44,17 @@ class Extent:
         if not 0 <= begin <= begin + nbytes <= self.nbytes:
             raise ValueError(f"bytes {begin} to {begin + nbytes} of {self.nbytes}")
         return replace(self, offset=self.offset + begin, nbytes=nbytes)
+
+
+def cut(extents: Sequence[Extent], begin: int, nbytes: int) -> list[Extent]:
+    """``nbytes`` from byte ``begin`` on of what ``extents`` hold one after the other."""
+    parts = []
+    for extent in extents:
+        first, last = max(begin, 0), min(begin + nbytes, extent.nbytes)
+        if first < last:
+            parts.append(extent.part(first, last - first))
+        begin -= extent.nbytes
+    return parts
 
 
 @contextmanager

@@ -52,6 +52,7 @@ _OWN: Mapping[str, Mapping[str, Any]] = {
     "mistral": {"sliding_window": 24},
     "qwen2": {"head_dim": ...},  # it has none of its own: the heads share the hidden size
     "qwen3": {"attention_bias": True},
+    "mixtral": {"num_local_experts": 5, "num_experts_per_tok": 2},
     # Eager attention, soft-capped logits, scaled embeddings, sliding and full attention by turns.
     "gemma2": {"sliding_window": 24, "query_pre_attn_scalar": 32},
     # Sliding and full attention with a rotary base for each.
@@ -70,7 +71,7 @@ _OWN: Mapping[str, Mapping[str, Any]] = {
     "opt": {"ffn_dim": 160, "word_embed_proj_dim": 96},
 }
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
-"""The families with a table of tensor names."""
+"""The families with a table of tensor names, but for Mixtral, which is converted only."""
 
 
 def write_model(
@@ -106,7 +107,7 @@ def write_model(
             else:
                 parameter.copy_(noise / parameter.shape[1] ** 0.5)
     model.to(dtype).save_pretrained(directory, max_shard_size=max_shard_size)
-    if family in FAMILIES:
+    if family in (*FAMILIES, "mixtral"):
         _write_rope(directory, rope, float(settings["rope_theta"]))
     return directory
 

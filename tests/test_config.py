@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from llamaconv.config import ModelConfig, parse_config, read_config
 from llamaconv.errors import ConfigError, UnsupportedError
+from llamaconv.layouts.hugging_face import FAMILIES
 from tests.configs import TINY, config, raw_config, write_config
 
 
@@ -42,6 +43,8 @@ def test_all_dimensions_are_read(tmp_path: Path) -> None:
         rope_theta=25000.0,
         rope_scaling=None,
         norm_eps=1e-5,
+        experts=None,
+        experts_per_token=None,
         attention_bias=True,
         mlp_bias=False,
         dtype=torch.bfloat16,
@@ -133,6 +136,20 @@ def test_many_layers_are_left_to_the_comparison_with_the_tensors() -> None:
             {"torch_dtype": "int8"},
             ["torch_dtype is \"int8\": input should be 'bfloat16', 'float16', 'float32' or 'float64'"],
         ),
+        (
+            {"model_type": "mixtral", "num_local_experts": None, "num_experts_per_tok": 0},
+            [
+                "num_local_experts is null: input should be a valid integer",
+                "num_experts_per_tok is 0: input should be greater than 0",
+            ],
+        ),
+        (
+            {"model_type": "mixtral", "num_local_experts": 1, "head_dim": 15},
+            [
+                "head_dim is 15, but rotary embeddings turn pairs",
+                "num_experts_per_tok is 2, more than num_local_experts, 1",
+            ],
+        ),
         ({"quantization_config": "gptq"}, ['quantization_config is "gptq": input should be a valid dictionary']),
     ],
 )
@@ -152,56 +169,6 @@ def test_remote_code_is_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "theta", "scaling"),
-    [
-        ({}, 25000.0, None),
-        ({"rope_theta": 50000}, 50000.0, None),
-        ({"rope_theta": ...}, 10000.0, None),
-        ({"rope_theta": ..., "rope_parameters": {"rope_type": "default", "rope_theta": 7.5}}, 7.5, None),
-        ({"rope_parameters": {"rope_type": "default", "rope_theta": 25000.0}, "rope_scaling": None}, 25000.0, None),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, 25000.0, {"rope_type": "linear", "factor": 2.0}),
-        (
-            {
-                "rope_theta": ...,
-                "rope_parameters": {
-                    "rope_type": "llama3",
-                    "factor": 8.0,
-                    "rope_theta": 5e5,
-                    "original_max_position_embeddings": 64,
-                },
-                "rope_scaling": {"rope_type": "llama3", "factor": 8.0},
-            },
-            5e5,
-            {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 64},
-        ),
-        (
-            {
-                "model_type": "gemma3_text",
-                "rope_theta": ...,
-                "rope_parameters": {"full_attention": {"rope_theta": 1e6}},
-            },
-            None,
-            None,
-        ),
-        ({"model_type": "gptj", "rope_theta": ...}, None, None),
-    ],
-)
-def test_both_forms_of_rope_are_read(
-    changes: dict[str, Any], theta: float | None, scaling: dict[str, Any] | None
-) -> None:
-    """The base is found in all its places, the scaling comes without it and under its newer name."""
-    parsed = config(**changes)
-    assert (parsed.rope_theta, parsed.rope_scaling) == (theta, scaling)
-
-
-def test_contradicting_rope_is_refused() -> None:
-    """transformers 4.57 and 5 would read different models out of one file."""
-    assert _faults(
-        rope_parameters={"rope_type": "yarn", "factor": 4.0}, rope_scaling={"type": "yarn", "factor": 2.0}
-    ) == ["config.json: rope_parameters.factor is 4.0, but rope_scaling.factor is 2.0."]
-
-
-@pytest.mark.parametrize(
     ("changes", "dtype"),
     [
         ({"dtype": "float16", "torch_dtype": ...}, torch.float16),
@@ -216,20 +183,35 @@ def test_both_names_of_the_dtype_are_read(changes: dict[str, Any], dtype: torch.
     assert config(**changes).dtype == dtype
 
 
+@pytest.mark.parametrize(
+    ("changes", "experts"),
+    [
+        ({"model_type": "mixtral"}, (8, 2)),
+        ({"model_type": "mixtral", "num_local_experts": 10**9, "num_experts_per_tok": 3}, (10**9, 3)),
+        ({"num_local_experts": 4, "num_experts_per_tok": "two"}, (None, None)),
+        ({"model_type": "granitemoehybrid", "num_local_experts": 0}, (None, None)),
+    ],
+)
+def test_experts_are_read_of_known_mixtures(changes: dict[str, Any], experts: tuple[int | None, int | None]) -> None:
+    """With transformers' defaults; in other families the keys mean nothing to us, or something else."""
+    parsed = config(**changes)
+    assert (parsed.experts, parsed.experts_per_token) == experts
+
+
 def test_unknown_model_types_are_read_by_the_common_keys() -> None:
     """An architecture without a table of ours has its dimensions all the same; its head is tied by default."""
     parsed = config(model_type="starcoder2", head_dim=..., num_key_value_heads=..., tie_word_embeddings=...)
     assert (parsed.model_type, parsed.head_dim, parsed.kv_heads, parsed.tied) == ("starcoder2", 8, 6, True)
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("tied", [True, False, ...])
 @pytest.mark.parametrize(
     "changes",
     [
         {},
         {"num_attention_heads": 32, "num_key_value_heads": ..., "head_dim": ..., "hidden_size": 64},
-        {"rope_theta": ..., "rms_norm_eps": ...},
+        {"rope_theta": ..., "rms_norm_eps": ..., "max_position_embeddings": ...},
         {"rope_scaling": {"type": "linear", "factor": 2.0}},
         {"torch_dtype": "float16", "dtype": "bfloat16"},
     ],
@@ -238,7 +220,7 @@ def test_transformers_reads_the_same(family: str, tied: object, changes: dict[st
     """For each family transformers takes the same dimensions, defaults, rope and dtype from the same file."""
     from transformers import AutoConfig
 
-    if family != "mistral":  # which refuses null
+    if family not in ("mistral", "mixtral"):  # which refuse null
         changes = {"num_key_value_heads": None} | changes
     raw = raw_config(model_type=family, tie_word_embeddings=tied, **changes)
     ours, theirs = parse_config(json.dumps(raw).encode()), AutoConfig.for_model(**raw)
@@ -248,10 +230,13 @@ def test_transformers_reads_the_same(family: str, tied: object, changes: dict[st
     assert ours.head_dim == theirs_head_dim
     assert ours.tied == theirs.tie_word_embeddings
     assert ours.dtype == theirs.dtype
+    assert (ours.norm_eps, ours.max_positions) == (theirs.rms_norm_eps, theirs.max_position_embeddings)
+    names = ("num_local_experts", "num_experts_per_tok")
+    assert (ours.experts, ours.experts_per_token) == tuple(getattr(theirs, name, None) for name in names)
     assert rope == {key: value for key, value in theirs.rope_parameters.items() if key != "type"}
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_files_that_transformers_writes_are_read(family: str, tmp_path: Path) -> None:
     """What transformers saves is read back with the same dimensions."""
     from transformers import AutoConfig

@@ -27,7 +27,7 @@ _NAME = "llamaconv"
 
 @click.group(
     cls=LazyGroup,
-    modules={name: f"{__name__}.{name}" for name in ("inspect", "quantize", "evaluate", "demo")},
+    modules={name: f"{__name__}.{name}" for name in ("inspect", "convert", "quantize", "evaluate", "demo")},
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100},
     epilog="`llamaconv COMMAND --help` explains a command and its options.",
 )

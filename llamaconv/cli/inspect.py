@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def command(path: Path, tensors: bool, screen: Screen) -> None:
     """Say what the checkpoint PATH holds, from its headers alone: size is no matter.
 
-    PATH is a directory, a .safetensors file or an index.json.
+    PATH is a directory, a weight file or an index.json, in any layout.
     """
     from llamaconv.tasks.inspect import inspect
 
@@ -35,6 +35,7 @@ def _tables(found: Mapping[str, Any]) -> Iterator[RenderableType]:
     yield facts(
         (
             ("path", found["path"]),
+            ("layout", _layout(found)),
             ("family", _family(found)),
             ("shape", _shape(found)),
             ("parameters", "unknown" if found["parameters"] is None else amount(found["parameters"])),
@@ -42,7 +43,7 @@ def _tables(found: Mapping[str, Any]) -> Iterator[RenderableType]:
             ("dtypes", ", ".join(f"{name} {size(stored)}" for name, stored in found["dtypes"].items())),
             ("quantization", _quantization(found["quantization"])),
             ("output head", _head(found["tied"], found["head_stored"])),
-            ("config.json", _agreement(found["compared"], faults)),
+            (found["description"] or "description", _agreement(found["compared"], faults)),
             *(("", fault) for fault in faults),
         )
     )
@@ -62,6 +63,11 @@ def _tables(found: Mapping[str, Any]) -> Iterator[RenderableType]:
             ],
             left=2,
         )
+
+
+def _layout(found: Mapping[str, Any]) -> str | None:
+    split = f", split over {found['ranks']} files" if found["ranks"] > 1 else ""
+    return found["layout"] and f"{found['layout']}{split}"
 
 
 def _family(found: Mapping[str, Any]) -> str | None:

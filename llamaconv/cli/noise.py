@@ -22,6 +22,8 @@ _HUSH = {
 }
 # Set even with -v: it is about threads, and only its absence is talked about.
 _ALWAYS = {"TOKENIZERS_PARALLELISM": "false"}
+# torch gives its loggers handlers of their own; this one tells of deprecated calls in other libraries.
+_TALKATIVE = "torch.utils._pytree"
 
 
 class Notes(logging.Handler):
@@ -54,6 +56,8 @@ def logs(verbose: bool) -> Iterator[None]:
             warnings.simplefilter("ignore")
         ours.addHandler(handler)
         root.addHandler(others)
+        if not verbose:
+            logging.getLogger(_TALKATIVE).addFilter(_nothing)
         ours.setLevel(logging.INFO if verbose else logging.WARNING)
         ours.propagate = False
         os.environ.update(added)
@@ -66,3 +70,9 @@ def logs(verbose: bool) -> Iterator[None]:
             ours.propagate = before[1]
             ours.removeHandler(handler)
             root.removeHandler(others)
+            logging.getLogger(_TALKATIVE).removeFilter(_nothing)
+
+
+def _nothing(record: logging.LogRecord) -> bool:
+    """A filter that lets nothing through."""
+    return False

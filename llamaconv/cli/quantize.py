@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +23,13 @@ from llamaconv.cli.options import (
     threads_option,
 )
 from llamaconv.cli.output import Screen, as_json
+from llamaconv.cli.remains import remains
 from llamaconv.cli.report_file import report_file
 from llamaconv.cli.signals import if_interrupted
 from llamaconv.cli.streams import emit
 from llamaconv.cli.tables import facts, grid, number, percent, plural, size
 from llamaconv.errors import printable
 from llamaconv.quantizers.names import MODES
-from llamaconv.sinks.manifest import MANIFEST
 from llamaconv.tasks.settings import CALIBRATED_ONLY
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def command(source: Path, out: Path, dry_run: bool, report_path: Path | None, sc
         planned = plan(source, out, chosen)
         emit(as_json(planned.to_json()) if screen.json else printable(planned.describe()))
         return
-    with report_file(report_path) as write_report, if_interrupted(_remains(out)):
+    with report_file(report_path) as write_report, if_interrupted(remains(out)):
         with screen.progress() as report:
             result = quantize(source, out, chosen, report).to_json()
         write_report(as_json(result) + "\n")
@@ -141,27 +141,6 @@ def _require_sense(out: Path, dry_run: bool, report_path: Path | None, settings:
         refuse("--report has nothing to report of a --dry-run.")
     if report_path.resolve().is_relative_to(out.resolve()):
         refuse("--report lies inside DST, which holds the checkpoint and nothing else.")
-
-
-def _remains(out: Path) -> Callable[[], str]:
-    """What to say of ``out`` after an interruption: its manifest is new if it was published before that."""
-    before = _manifest_inode(out)
-
-    def explain() -> str:
-        if _manifest_inode(out) != before:
-            return f"{out} is complete."
-        unfinished = [path for path in (Path(f"{out}.partial"), out / ".partial") if path.exists()]
-        left = "".join(f" Unfinished work is in {path}." for path in unfinished)
-        return f"{out} is as it was before.{left}"
-
-    return explain
-
-
-def _manifest_inode(out: Path) -> int | None:
-    try:
-        return (out / MANIFEST).stat().st_ino
-    except OSError:
-        return None
 
 
 def _tables(result: Mapping[str, Any]) -> Iterator[RenderableType]:

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from llamaconv.layouts.operations import Operation
+from llamaconv.layouts.operations import Operation, cat
 
 __all__ = ["Interleave", "Rotary"]
 
@@ -77,7 +77,7 @@ class Interleave:
             tensor.reshape(self.groups, part, *tensor.shape[1:])
             for tensor, part in zip(tensors, self._parts, strict=True)
         ]
-        return (torch.cat(shaped, 1).flatten(0, 1),)
+        return (cat(shaped, 1).flatten(0, 1),)
 
     def inverse(self) -> Operation:
         return _Deinterleave(self)

@@ -1,12 +1,13 @@
 """The names and shapes of each family's tensors, as transformers saves them: templates over the config.
 
-Source: transformers 5.23 ``models/{llama,mistral,qwen2,qwen3}/modeling_*.py``. Weights are [out, in].
+Source: transformers 5.23 ``models/{llama,mistral,mixtral,qwen2,qwen3}/modeling_*.py``, and ``conversion_mapping.py``
+for the names of Mixtral's experts, which are fused in memory only. Weights are [out, in].
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
 from types import MappingProxyType
@@ -15,12 +16,14 @@ from typing import Literal
 from llamaconv.config import ModelConfig
 from llamaconv.tensors import TensorSpec
 
+_Named = tuple[str, tuple[int, ...]]
+
 __all__ = ["FAMILIES", "HEAD", "Template", "disagreements", "expected_tensors", "is_derived"]
 
 
 @dataclass(frozen=True)
 class Template:
-    """A tensor of each layer (``{layer}`` in its name), or one of the whole model.
+    """A tensor of each layer (``{layer}`` in its name), of each expert of it (``{expert}``), or of the whole model.
 
     Attributes:
         name: Hugging Face name.
@@ -68,6 +71,12 @@ _MLP_BIASES = (
     Template(_LAYER + "mlp.up_proj.bias", ("intermediate",), "mlp_bias"),
     Template(_LAYER + "mlp.down_proj.bias", ("hidden",), "mlp_bias"),
 )
+_MIXTURE = (
+    Template(_LAYER + "block_sparse_moe.gate.weight", ("experts", "hidden")),
+    Template(_LAYER + "block_sparse_moe.experts.{expert}.w1.weight", ("intermediate", "hidden")),
+    Template(_LAYER + "block_sparse_moe.experts.{expert}.w2.weight", ("hidden", "intermediate")),
+    Template(_LAYER + "block_sparse_moe.experts.{expert}.w3.weight", ("intermediate", "hidden")),
+)
 _NORMS = (
     Template(_LAYER + "input_layernorm.weight", ("hidden",)),
     Template(_LAYER + "post_attention_layernorm.weight", ("hidden",)),
@@ -81,6 +90,7 @@ FAMILIES: Mapping[str, tuple[Template, ...]] = MappingProxyType(
     {
         "llama": (*_EMBEDDING, *_ATTENTION, *_ATTENTION_BIASES, *_MLP, *_MLP_BIASES, *_NORMS, *_END),
         "mistral": (*_EMBEDDING, *_ATTENTION, *_MLP, *_NORMS, *_END),
+        "mixtral": (*_EMBEDDING, *_ATTENTION, *_MIXTURE, *_NORMS, *_END),
         "qwen2": (*_EMBEDDING, *_ATTENTION, *_QKV_BIASES, *_MLP, *_NORMS, *_END),
         "qwen3": (*_EMBEDDING, *_ATTENTION, *_ATTENTION_BIASES, *_QK_NORMS, *_MLP, *_NORMS, *_END),
     }
@@ -91,8 +101,8 @@ FAMILIES: Mapping[str, tuple[Template, ...]] = MappingProxyType(
 def expected_tensors(config: ModelConfig) -> Mapping[str, tuple[int, ...]] | None:
     """Name and shape of every tensor that a checkpoint with this config holds; None for an unknown family.
 
-    A tied head is not among them. Takes memory for as many layers as the config claims: ask ``disagreements``
-    first.
+    A tied head is not among them. Takes memory for as many layers and experts as the config claims: ask
+    ``disagreements`` first.
     """
     templates = FAMILIES.get(config.model_type)
     return None if templates is None else dict(_expand(templates, config))
@@ -109,7 +119,13 @@ def disagreements(config: ModelConfig, specs: Mapping[str, TensorSpec]) -> list[
     faults = []
     if config.layers > len(specs):
         faults.append(f"{config.layers} layers by config.json, but the checkpoint has {len(specs)} tensors")
-        config = replace(config, layers=_layers_present(config, specs))
+        config = replace(config, layers=_present(config, specs, "{layer}"))
+    if config.layers * (config.experts or 0) > len(specs):
+        faults.append(
+            f"{config.experts} experts in {config.layers} layers by config.json, "
+            f"but the checkpoint has {len(specs)} tensors"
+        )
+        config = replace(config, experts=min(_present(config, specs, "{expert}"), len(specs) // config.layers))
     required = expected_tensors(config)
     allowed = expected_tensors(replace(config, tied=False))
     if required is None or allowed is None:
@@ -132,15 +148,23 @@ def is_derived(name: str) -> bool:
     return name.endswith(".rotary_emb.inv_freq")
 
 
-def _expand(templates: tuple[Template, ...], config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _expand(templates: tuple[Template, ...], config: ModelConfig) -> Iterator[_Named]:
     facts = {"attention_bias": config.attention_bias, "mlp_bias": config.mlp_bias, "untied": not config.tied}
     dimensions = _dimensions(config)
     present = [template for template in templates if template.only_if is None or facts[template.only_if]]
-    for repeated, group in groupby(present, key=lambda template: "{layer}" in template.name):
-        shaped = [(template.name, _shape(template, dimensions)) for template in group]
-        for layer in range(config.layers if repeated else 1):
-            for name, shape in shaped:
-                yield name.replace("{layer}", str(layer)), shape
+    shaped = [(template.name, _shape(template, dimensions)) for template in present]
+    return _each(_each(shaped, "{layer}", config.layers), "{expert}", config.experts or 0)
+
+
+def _each(tensors: Iterable[_Named], placeholder: str, count: int) -> Iterator[_Named]:
+    """Runs of names with the placeholder, once for each index in its place."""
+    for repeated, run in groupby(tensors, key=lambda tensor: placeholder in tensor[0]):
+        if not repeated:
+            yield from run
+            continue
+        block = list(run)
+        for index in range(count):
+            yield from ((name.replace(placeholder, str(index)), shape) for name, shape in block)
 
 
 def _dimensions(config: ModelConfig) -> Mapping[str, int]:
@@ -151,6 +175,7 @@ def _dimensions(config: ModelConfig) -> Mapping[str, int]:
         "heads": config.heads,
         "kv_heads": config.kv_heads,
         "head_dim": config.head_dim,
+        "experts": config.experts or 0,
     }
 
 
@@ -158,10 +183,15 @@ def _shape(template: Template, dimensions: Mapping[str, int]) -> tuple[int, ...]
     return tuple(math.prod(dimensions[factor] for factor in axis.split("*")) for axis in template.shape)
 
 
-def _layers_present(config: ModelConfig, specs: Mapping[str, TensorSpec]) -> int:
-    """How many layers, counted from 0, have a tensor in the checkpoint."""
-    stems = [template.name for template in FAMILIES.get(config.model_type, ()) if "{layer}" in template.name]
-    layer = 0
-    while any(stem.replace("{layer}", str(layer)) in specs for stem in stems):
-        layer += 1
-    return layer
+def _present(config: ModelConfig, specs: Mapping[str, TensorSpec], placeholder: str) -> int:
+    """How many layers, or experts of the first layer, counted from 0, have a tensor in the checkpoint."""
+    stems = [template.name for template in FAMILIES.get(config.model_type, ()) if placeholder in template.name]
+    count = 0
+    while any(_first(stem.replace(placeholder, str(count))) in specs for stem in stems):
+        count += 1
+    return count
+
+
+def _first(name: str) -> str:
+    """What is left of a template's placeholders set to 0."""
+    return name.replace("{layer}", "0").replace("{expert}", "0")

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from llamaconv.config import ModelConfig
 from llamaconv.layouts.attention import Rotary
+from llamaconv.layouts.lit_llama_facts import described, padded, warnings_of
+from llamaconv.layouts.llama_config import beyond_llama
 from llamaconv.layouts.operations import Chain, Concat, Identity, Operation, Pad, Parallel
 from llamaconv.layouts.rules import Layout, RuleTemplate
 
@@ -22,23 +24,21 @@ def _attention(config: ModelConfig) -> Operation:
 
 
 def _vocabulary(config: ModelConfig) -> Operation:
-    return Pad(config.vocab_size, -(-config.vocab_size // 64) * 64)
+    return Pad(config.vocab_size, padded(config.vocab_size))
 
 
 def _obstacles(config: ModelConfig) -> list[str]:
     """Its code computes the sizes that others read from a config, and hard-codes the rotary base."""
-    facts = []
+    facts = beyond_llama(config)
     if config.kv_heads != config.heads:
         facts.append(f"{config.kv_heads} key-value heads for {config.heads} heads (grouped-query attention)")
-    if config.head_dim * config.heads != config.hidden_size:
-        facts.append(f"head_dim {config.head_dim} is not the hidden size over the {config.heads} heads")
     width = -(-int(8 * config.hidden_size / 3) // 256) * 256
     if config.intermediate_size != width:
         facts.append(f"an MLP of {config.intermediate_size}; it computes {width}")
     if config.rope_theta not in (None, 10000.0):
         facts.append(f"a rotary base of {config.rope_theta:g}; it computes with 10000")
     if config.rope_scaling:
-        facts.append("rope scaling")
+        facts.append(f"rope scaling of type {config.rope_scaling.get('rope_type')}")
     return facts
 
 
@@ -66,4 +66,6 @@ LAYOUT = Layout(
     ),
     _obstacles,
     stores_tied_head=True,
+    described=described,
+    warnings=warnings_of,
 )

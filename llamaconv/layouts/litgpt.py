@@ -7,9 +7,14 @@ group by group: that is a layout of its own, told apart by the name.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from llamaconv.config import ModelConfig
 from llamaconv.layouts.attention import Interleave
-from llamaconv.layouts.operations import Concat
+from llamaconv.layouts.litgpt_config import fields_of, obstacles
+from llamaconv.layouts.litgpt_described import described
+from llamaconv.layouts.litgpt_yaml import read_fields, yaml_of
+from llamaconv.layouts.operations import Concat, Operation
 from llamaconv.layouts.rules import Layout, RuleTemplate
 
 __all__ = ["LAYOUT", "LEGACY"]
@@ -43,6 +48,10 @@ _BLOCK = (
     *_renamed("mlp.gate_proj", "mlp.fc_1"),
     *_renamed("mlp.up_proj", "mlp.fc_2"),
     *_renamed("mlp.down_proj", "mlp.proj"),
+    *_renamed("block_sparse_moe.gate", "mlp.gate"),
+    *_renamed("block_sparse_moe.experts.{expert}.w1", "mlp.experts.{expert}.fc_1"),
+    *_renamed("block_sparse_moe.experts.{expert}.w3", "mlp.experts.{expert}.fc_2"),
+    *_renamed("block_sparse_moe.experts.{expert}.w2", "mlp.experts.{expert}.proj"),
     *_renamed("input_layernorm", "norm_1"),
     *_renamed("post_attention_layernorm", "norm_2"),
 )
@@ -51,23 +60,20 @@ _END = (
     RuleTemplate(("lm_head.weight",), ("lm_head.weight",)),
 )
 
-LAYOUT = Layout(
-    "litgpt",
-    (
-        *_START,
-        *(RuleTemplate(_qkv(leaf), (f"{_LOCAL}attn.qkv.{leaf}",), _fused) for leaf in _LEAVES),
-        *_BLOCK,
-        *_END,
-    ),
-    stores_tied_head=True,
-)
-LEGACY = Layout(
-    "litgpt-legacy",
-    (
-        *_START,
-        *(RuleTemplate(_qkv(leaf), (f"{_LOCAL}attn.attn.{leaf}",), _interleaved) for leaf in _LEAVES),
-        *_BLOCK,
-        *_END,
-    ),
-    stores_tied_head=True,
-)
+
+def _layout(name: str, fused: str, operation: Callable[[ModelConfig], Operation]) -> Layout:
+    queries_keys_values = (RuleTemplate(_qkv(leaf), (f"{_LOCAL}{fused}.{leaf}",), operation) for leaf in _LEAVES)
+    return Layout(
+        name,
+        (*_START, *queries_keys_values, *_BLOCK, *_END),
+        obstacles,
+        stores_tied_head=True,
+        config_file="model_config.yaml",
+        description=lambda config: yaml_of(fields_of(config)),
+        read_fields=read_fields,
+        described=described,
+    )
+
+
+LAYOUT = _layout("litgpt", "attn.qkv", _fused)
+LEGACY = _layout("litgpt-legacy", "attn.attn", _interleaved)

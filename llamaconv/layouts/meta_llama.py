@@ -7,12 +7,16 @@ is ParallelEmbedding, by columns, until Llama 2 and VocabParallelEmbedding, by r
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
 from llamaconv.config import ModelConfig
+from llamaconv.json_files import read_object
 from llamaconv.layouts.attention import Rotary
+from llamaconv.layouts.meta_generations import LLAMA_3_VOCABULARY
+from llamaconv.layouts.meta_params import described, obstacles, params_of
 from llamaconv.layouts.operations import Chain, Divide, Identity, Operation, Replicate
 from llamaconv.layouts.rules import EMBEDDING, Layout, RuleTemplate
 
@@ -65,16 +69,19 @@ def layout(ranks: int = 1, embedding: Axis = "columns") -> Layout:
             _template(ranks, hub, local, whole, embedding if hub == EMBEDDING else axis)
             for hub, local, whole, axis in _TABLE
         ),
-        lambda config: _obstacles(config) + _indivisible(config, ranks, embedding),
+        lambda config: obstacles(config) + _indivisible(config, ranks, embedding),
         stores_tied_head=True,
         ranks=ranks,
         config_file="params.json",
+        description=_params_json,
+        read_fields=lambda path: read_object(path)[1],
+        described=described,
     )
 
 
 def embedding_axis(config: ModelConfig) -> Axis:
-    """How Meta's code for this model splits the embedding: the vocabulary tells Llama 3 (128,256) from the others."""
-    return "rows" if config.vocab_size >= 128_000 else "columns"
+    """How Meta's code for this model splits the embedding: the vocabulary tells Llama 3 from the others."""
+    return "rows" if config.vocab_size >= LLAMA_3_VOCABULARY else "columns"
 
 
 def _template(
@@ -91,20 +98,8 @@ def _spread(whole: Callable[[ModelConfig], Operation], spread: Operation, config
     return Chain((whole(config), spread))
 
 
-def _obstacles(config: ModelConfig) -> list[str]:
-    """Its code has one head size, no window over keys, and rotary scaling only as Llama 3 has it."""
-    facts = []
-    if config.head_dim * config.heads != config.hidden_size:
-        facts.append(f"head_dim {config.head_dim} is not the hidden size over the {config.heads} heads")
-    scaling = config.rope_scaling or {}
-    kind = scaling.get("rope_type", "default")
-    if kind not in ("default", "llama3"):
-        facts.append(f"rope scaling of type {kind}")
-    elif kind == "llama3" and scaling.get("original_max_position_embeddings") != 8192:
-        facts.append(
-            f"an original length of {scaling.get('original_max_position_embeddings')}; it takes 8192 for granted"
-        )
-    return facts
+def _params_json(config: ModelConfig) -> bytes:
+    return (json.dumps(params_of(config), indent=2) + "\n").encode()
 
 
 def _indivisible(config: ModelConfig, ranks: int, embedding: Axis) -> list[str]:

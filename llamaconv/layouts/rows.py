@@ -16,7 +16,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from llamaconv.extents import Extent, read_extents
+from llamaconv.extents import Extent, cut, read_extents
 from llamaconv.layouts.operations import Operation
 from llamaconv.tensors import LazyTensor, TensorSpec
 
@@ -81,9 +81,9 @@ class RowMap:
         return positions, self._numbers[positions] - self._bases[source]
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def row_maps(operation: Operation, rows: tuple[int, ...]) -> tuple[RowMap, ...]:
-    """For each result of an operation that moves rows, where its rows come from.
+    """For each result of an operation that moves rows, where its rows come from; made once for all layers.
 
     Args:
         operation: What is done.
@@ -138,19 +138,8 @@ def _extents(spec: TensorSpec, rows: RowMap, inputs: Sequence[LazyTensor]) -> tu
     for run in rows.runs():
         if run.source is None or not inputs[run.source].extents:
             return ()
-        extents += _slice(inputs[run.source].extents, run.begin * width, run.rows * width)
+        extents += cut(inputs[run.source].extents, run.begin * width, run.rows * width)
     return tuple(extents)
-
-
-def _slice(extents: Sequence[Extent], begin: int, nbytes: int) -> list[Extent]:
-    """``nbytes`` from byte ``begin`` of what ``extents`` hold one after the other."""
-    parts = []
-    for extent in extents:
-        first, last = max(begin, 0), min(begin + nbytes, extent.nbytes)
-        if first < last:
-            parts.append(extent.part(first, last - first))
-        begin -= extent.nbytes
-    return parts
 
 
 def _gather(spec: TensorSpec, rows: RowMap, inputs: Sequence[LazyTensor]) -> Tensor:
@@ -167,7 +156,7 @@ def _place(result: Tensor, lazy: LazyTensor, positions: Tensor, numbers: Tensor)
     width, first = result.shape[1], int(numbers.min())
     count = int(numbers.max()) + 1 - first
     if lazy.extents:
-        stored = read_extents(_slice(lazy.extents, first * width, count * width)).view(count, width)
+        stored = read_extents(cut(lazy.extents, first * width, count * width)).view(count, width)
     else:
         stored = lazy.read().reshape(-1).view(torch.uint8).view(-1, width)[first : first + count]
     start = int(positions[0])

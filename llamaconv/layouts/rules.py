@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -62,7 +64,8 @@ class Layout:
         stores_tied_head: Whether a head that is tied to the embedding is stored all the same.
         ranks: Files over which tensors are split; with more than one, local names begin with the rank ("00/").
         config_file: Name of the description, None if the layout has none.
-        fields: What the description says of a model.
+        description: The content of that file for a model.
+        read_fields: Reads the description.
         described: What the layout's own files say, as a config.json.
         warnings: What the layout's code does slightly differently for a model, one fact each.
     """
@@ -73,7 +76,8 @@ class Layout:
     stores_tied_head: bool = False
     ranks: int = 1
     config_file: str | None = None
-    fields: Callable[[ModelConfig], Mapping[str, object]] | None = None
+    description: Callable[[ModelConfig], bytes] = lambda config: b""
+    read_fields: Callable[[Path], Mapping[str, Any]] = lambda path: {}
     described: Callable[[Native], Described] | None = None
     warnings: Callable[[ModelConfig], list[str]] = lambda config: []
 

@@ -13,14 +13,12 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from llamaconv.errors import InputError
+from llamaconv.layouts.view import Tensors
 from llamaconv.model.dense import read_finite
 from llamaconv.model.skeleton import Skeleton, clear, put
 from llamaconv.model.staged import forward
 from llamaconv.model.stream import Stream, record_lengths
 from llamaconv.progress import Progress
-from llamaconv.quantizers.base import Quantizer
-from llamaconv.sources.base import CheckpointReader
 
 __all__ = ["Evaluated", "Scores", "final_states", "score"]
 
@@ -29,25 +27,15 @@ _CHUNK_BYTES = 64_000_000  # of float32 logits, per worker and model
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A model to evaluate: its skeleton, its tensors, and how quantized layers are stored."""
+    """A model to evaluate: its skeleton, and its tensors, all dense or seen as if they were."""
 
     skeleton: Skeleton
-    reader: CheckpointReader
-    quantizer: Quantizer | None
+    tensors: Tensors
 
     def parameter(self, name: str) -> Tensor:
-        """A parameter as a dense tensor, wherever and however the checkpoint keeps it."""
-        specs, quantizer = self.reader.specs, self.quantizer
-        layer, _, leaf = name.rpartition(".")
-        if quantizer is not None and leaf == "weight" and f"{layer}.{quantizer.marker}" in specs:
-            names = {suffix: f"{layer}.{suffix}" for suffix in quantizer.suffixes if f"{layer}.{suffix}" in specs}
-            stored = read_finite({full: self.reader[full] for full in names.values()})
-            try:
-                return quantizer.read({suffix: stored[full] for suffix, full in names.items()}).dequantize()
-            except InputError as error:
-                raise type(error)(f"{layer}: {error}", hint=error.hint) from error
-        source = name if name in specs else self.skeleton.tie[name]
-        return read_finite({source: self.reader[source]})[source]
+        """A parameter; the embedding where the head that is tied to it is not stored."""
+        source = name if name in self.tensors.specs else self.skeleton.tie[name]
+        return read_finite({source: self.tensors[source]})[source]
 
     def fill(self, names: Sequence[str], device: torch.device) -> None:
         """Put parameters in, by full name."""

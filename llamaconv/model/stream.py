@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from llamaconv.model.skeleton import Skeleton
-from llamaconv.model.stand_ins import BlockInputs
+from llamaconv.casts import Loss
 from llamaconv.model.workers import Workers
 from llamaconv.progress import Progress, Report, silent
+
+if TYPE_CHECKING:  # what only copies tensors does without transformers
+    from llamaconv.model.skeleton import Skeleton
+    from llamaconv.model.stand_ins import BlockInputs
 
 __all__ = ["LayerReport", "Stream", "record_lengths"]
 
@@ -54,6 +58,7 @@ class Stream:
         report: Told about progress.
         hidden: Each sample's hidden states [1, L, D] before the next block; empty when nothing is calibrated.
         layers: What became of each linear layer so far.
+        losses: What casts lost so far.
         seconds: Time per kind of work.
     """
 
@@ -62,6 +67,7 @@ class Stream:
     report: Report = silent
     hidden: list[Tensor] = field(default_factory=list)
     layers: list[LayerReport] = field(default_factory=list)
+    losses: list[Loss] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     _told: Progress | None = None
 

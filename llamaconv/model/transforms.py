@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -24,17 +23,11 @@ from llamaconv.model.stream import LayerReport, Stream
 from llamaconv.quantizers.base import Map, QuantizedWeight, Quantizer
 from llamaconv.tensors import LazyTensor
 
-__all__ = ["Copy", "Embed", "QuantizeBlock", "QuantizeHead", "QuantizeWeight", "Transform"]
+__all__ = ["Copy", "Embed", "QuantizeBlock", "QuantizeHead", "QuantizeWeight"]
 
 Lazy = Mapping[str, LazyTensor]
 
 _ROWS = 256  # of a weight looked at in one go
-
-
-class Transform(Protocol):
-    """Turns what a step reads into what it writes."""
-
-    def __call__(self, source: Lazy, stream: Stream) -> Iterator[tuple[str, Tensor]]: ...
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from llamaconv.model.transforms import Transform
+from torch import Tensor
+
+from llamaconv.extents import Extent
+from llamaconv.model.stream import Stream
 from llamaconv.plan.costs import human
 from llamaconv.sinks.sharding import Shard
-from llamaconv.tensors import TensorSpec
+from llamaconv.tensors import LazyTensor, TensorSpec
 
-__all__ = ["Plan", "Step"]
+__all__ = ["Plan", "Step", "Transform"]
+
+
+class Transform(Protocol):
+    """Turns what a step reads into what it writes: tensors, or bytes to copy from where they lie."""
+
+    def __call__(
+        self, source: Mapping[str, LazyTensor], stream: Stream
+    ) -> Iterator[tuple[str, Tensor | tuple[Extent, ...]]]: ...
 
 
 @dataclass(frozen=True)
@@ -24,6 +36,7 @@ class Step:
         transform: How.
         peak_bytes: The most memory it takes for itself, estimated from shapes.
         flops: Floating-point operations, estimated from shapes.
+        operation: What a conversion does, in a word or two.
     """
 
     name: str
@@ -32,6 +45,7 @@ class Step:
     transform: Transform
     peak_bytes: int
     flops: float = 0.0
+    operation: str = ""
 
 
 @dataclass(frozen=True)

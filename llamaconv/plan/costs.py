@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from llamaconv.model.skeleton import Skeleton
-from llamaconv.model.staged import Stage
 from llamaconv.tensors import TensorSpec
+
+if TYPE_CHECKING:  # what only copies tensors does without transformers
+    from llamaconv.model.skeleton import Skeleton
+    from llamaconv.model.staged import Stage
 
 __all__ = ["BlockCost", "block_cost", "held_samples", "human"]
 

@@ -1,4 +1,4 @@
-"""What a quantizer is: it says what it will store, computes it, and reads it back."""
+"""What a quantizer is: it says what it will store, computes it, and reads it back; a dequantizer only reads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from llamaconv.quantizers.hessian import Factor
 from llamaconv.tensors import TensorSpec
 
-__all__ = ["Map", "QuantizedWeight", "Quantizer"]
+__all__ = ["Dequantizer", "Map", "QuantizedWeight", "Quantizer", "StoredWeight"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -22,7 +22,15 @@ class Map(Protocol):
     def __call__(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]: ...
 
 
-class QuantizedWeight(Protocol):
+class StoredWeight(Protocol):
+    """The weight [N out, K in] of a linear layer, as read from a quantized checkpoint."""
+
+    def dequantize(self) -> Tensor:
+        """The weight that the stored tensors stand for: [N, K] float32."""
+        ...
+
+
+class QuantizedWeight(StoredWeight, Protocol):
     """The weight [N out, K in] of a linear layer, quantized."""
 
     def tensors(self) -> dict[str, Tensor]:
@@ -33,32 +41,18 @@ class QuantizedWeight(Protocol):
         """Some of the rows."""
         ...
 
-    def dequantize(self) -> Tensor:
-        """The weight that the stored tensors stand for: [N, K] float32."""
-        ...
 
-
-class Quantizer(Protocol):
-    """One way to quantize the weights of linear layers."""
+class Dequantizer(Protocol):
+    """One way to read the quantized weights of linear layers."""
 
     @property
     def mode(self) -> str:
-        """Its name on the command line (``gptq.int4``)."""
+        """Its name, on the command line if it can be written as well (``gptq.int4``)."""
         ...
 
     @property
     def bits(self) -> int:
         """Width of a code."""
-        ...
-
-    @property
-    def group_size(self) -> int:
-        """Columns that share a scale, -1 for all of them."""
-        ...
-
-    @property
-    def calibrated(self) -> bool:
-        """Whether it needs the Hessian of each layer's inputs."""
         ...
 
     @property
@@ -68,7 +62,29 @@ class Quantizer(Protocol):
 
     @property
     def suffixes(self) -> tuple[str, ...]:
-        """What a quantized layer stores, the marker among them; a bias is not."""
+        """All that a quantized layer may store, the marker among them; a bias is not."""
+        ...
+
+    def read(self, tensors: Mapping[str, Tensor]) -> StoredWeight:
+        """The weight that a layer's tensors, by suffix, stand for.
+
+        Raises:
+            InputError: They stand for none; the message does not name the layer.
+        """
+        ...
+
+
+class Quantizer(Dequantizer, Protocol):
+    """One way to quantize the weights of linear layers."""
+
+    @property
+    def group_size(self) -> int:
+        """Columns that share a scale, -1 for all of them."""
+        ...
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether it needs the Hessian of each layer's inputs."""
         ...
 
     def faults(self, weight: TensorSpec) -> list[str]:

@@ -1,4 +1,4 @@
-"""What all sinks need of the disk: errors in our own classes, durability, removal that stays inside."""
+"""What all sinks need of the disk: errors in our own classes, space, durability, removal that stays inside."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from llamaconv.errors import DiskFullError, OutputError
+from llamaconv.extents import MOST_PER_CALL
 
-__all__ = ["clear", "make_parents", "remove_empty", "sync_directory", "sync_tree", "writing"]
+__all__ = ["clear", "make_parents", "remove_empty", "reserve", "sync_directory", "sync_tree", "write_at", "writing"]
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -35,6 +36,33 @@ def writing(path: Path) -> Iterator[None]:
         if error.errno == errno.EFBIG:
             hint = "The file system limits file sizes: use smaller shards."
         raise OutputError(f"{path}: {error.strerror}.", hint=hint, file=str(path)) from error
+
+
+def reserve(descriptor: int, size: int) -> None:
+    """Give the file its size, with real blocks where the file system can, so that a full disk shows now.
+
+    Raises:
+        OSError: There is no such space, or the file system has no files of that size.
+    """
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(descriptor, 0, size)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                raise
+    os.ftruncate(descriptor, size)
+
+
+def write_at(descriptor: int, data: bytes | memoryview, offset: int) -> None:
+    """Write all of ``data`` from byte ``offset`` of the file on.
+
+    Raises:
+        OSError: The file system refuses.
+    """
+    view, done = memoryview(data), 0
+    while done < len(view):
+        done += os.pwrite(descriptor, view[done : done + MOST_PER_CALL], offset + done)
 
 
 def sync_directory(path: Path) -> None:

@@ -32,8 +32,13 @@ class Shard:
         return sum(spec.nbytes for spec in self.specs)
 
 
-def shard(specs: Iterable[TensorSpec], max_bytes: int, stem: str = "model") -> tuple[Shard, ...]:
+def shard(
+    specs: Iterable[TensorSpec], max_bytes: int, stem: str = "model", suffix: str = ".safetensors"
+) -> tuple[Shard, ...]:
     """Cut ``specs`` into runs of at most ``max_bytes`` of data, in their order.
+
+    The files are named as transformers names them: one is ``model.safetensors``, several are
+    ``model-00001-of-00002.safetensors`` and so on; with torch files it is ``pytorch_model`` and ``.bin``.
 
     A larger tensor gets a file of its own. Unlike huggingface_hub, which goes on filling the file before it,
     the order is kept, so that whoever writes in that order finishes one file before the next.
@@ -56,10 +61,9 @@ def shard(specs: Iterable[TensorSpec], max_bytes: int, stem: str = "model") -> t
         runs[-1].append(spec)
         room -= spec.nbytes
     if len(runs) == 1:
-        return (Shard(f"{stem}.safetensors", tuple(runs[0])),)
+        return (Shard(f"{stem}{suffix}", tuple(runs[0])),)
     return tuple(
-        Shard(f"{stem}-{number:05d}-of-{len(runs):05d}.safetensors", tuple(run))
-        for number, run in enumerate(runs, start=1)
+        Shard(f"{stem}-{number:05d}-of-{len(runs):05d}{suffix}", tuple(run)) for number, run in enumerate(runs, start=1)
     )
 
 
@@ -77,7 +81,9 @@ def index(shards: Sequence[Shard]) -> dict[str, Any]:
 
 
 def index_filename(shards: Sequence[Shard]) -> str | None:
-    """The name of the index.json that belongs to ``shards``, or None for a single file, which has none."""
-    if len(shards) < 2:
-        return None
-    return re.sub(r"-[0-9]+-of-[0-9]+\.safetensors$", "", shards[0].filename) + ".safetensors.index.json"
+    """The name of the index.json that belongs to ``shards``; None for those that have none.
+
+    Only files numbered by :func:`shard` have one: a single file has none, nor have those of tensor-parallel ranks.
+    """
+    numbered = re.fullmatch(r"(.+)-[0-9]+-of-[0-9]+(\.[a-z]+)", shards[0].filename) if shards else None
+    return f"{numbered[1]}{numbered[2]}.index.json" if numbered else None

@@ -1,4 +1,4 @@
-"""``model.safetensors.index.json``: which shard holds which tensor, as huggingface_hub writes it."""
+"""``model.safetensors.index.json`` or ``pytorch_model.bin.index.json``: which shard holds which tensor."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from llamaconv.errors import CheckpointError
+from llamaconv.extents import open_regular
 from llamaconv.json_files import parse_object
-from llamaconv.sources.base import one_per_line, torch_file
-from llamaconv.sources.safetensors import Header, SafetensorsReader, read_headers
-from llamaconv.sources.safetensors_header import MAX_HEADER_BYTES, open_regular
+from llamaconv.sources.base import MAX_HEADER_BYTES, WeightFile, one_per_line
+from llamaconv.sources.files import FilesReader
+from llamaconv.sources.weights import open_weights_together
 
-__all__ = ["TORCH_SUFFIXES", "open_index"]
-
-TORCH_SUFFIXES = frozenset({".bin", ".pth", ".pt", ".ckpt", ".pkl"})
+__all__ = ["open_index"]
 
 
 class _Index(BaseModel):
@@ -27,22 +26,18 @@ class _Index(BaseModel):
     metadata: dict[str, Any] | None = None
 
 
-def open_index(path: Path) -> SafetensorsReader:
+def open_index(path: Path) -> FilesReader:
     """The checkpoint that an index file describes; its shards are in sorted order of their names.
 
     Raises:
         CheckpointError: The index is malformed, names files that are missing or outside its folder, or
-            disagrees with the shards' headers; or a shard is damaged. All faults of one kind are in one
+            disagrees with the shards; or a shard is damaged. All faults of one kind are in one
             error.
-        UnsupportedError: It names torch files.
+        UnsupportedError: A shard is of a kind that is not read.
     """
     weight_map = _weight_map(path)
     names = sorted(set(weight_map.values()))
     faults = [f"{path}: {fault}" for name in names if (fault := _outside(name))]
-    if not faults:
-        torch_shards = [name for name in names if Path(name).suffix in TORCH_SUFFIXES]
-        if torch_shards:
-            raise torch_file(path.parent / torch_shards[0])
     faults += [
         f"{path}: the shard {name!r} is missing."
         for name in names
@@ -50,11 +45,11 @@ def open_index(path: Path) -> SafetensorsReader:
     ]
     if faults:
         raise _index_error(path, faults)
-    headers = read_headers([path.parent / name for name in names])
-    faults = _disagreements(weight_map, dict(zip(names, headers, strict=True)))
+    files = open_weights_together([path.parent / name for name in names])
+    faults = _disagreements(weight_map, dict(zip(names, files, strict=True)))
     if faults:
         raise _index_error(path, [f"{path}: {fault}" for fault in faults])
-    return SafetensorsReader(headers, index=path)
+    return FilesReader(files, index=path)
 
 
 def _index_error(path: Path, faults: Sequence[str]) -> CheckpointError:
@@ -93,14 +88,14 @@ def _outside(name: str) -> str | None:
     return None
 
 
-def _disagreements(weight_map: Mapping[str, str], shards: Mapping[str, Header]) -> list[str]:
+def _disagreements(weight_map: Mapping[str, str], shards: Mapping[str, WeightFile]) -> list[str]:
     faults = [
         f"tensor {name!r} should be in {shard!r}, which lacks it."
         for name, shard in weight_map.items()
         if name not in shards[shard].specs
     ]
-    for shard, header in shards.items():
-        for name in header.specs:
+    for shard, file in shards.items():
+        for name in file.specs:
             if name not in weight_map:
                 faults.append(f"tensor {name!r} in {shard!r} is not named by the index.")
             elif weight_map[name] != shard and name in shards[weight_map[name]].specs:

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llamaconv.errors import CheckpointError, InputError
-from llamaconv.sources.base import CheckpointReader, one_per_line, torch_file
-from llamaconv.sources.index import TORCH_SUFFIXES, open_index
-from llamaconv.sources.safetensors import SafetensorsReader, read_header, read_headers
+from llamaconv.errors import CheckpointError
+from llamaconv.sources.base import CheckpointReader
+from llamaconv.sources.directory import Choice, choose, listed, weight_names
+from llamaconv.sources.files import FilesReader
+from llamaconv.sources.index import open_index
+from llamaconv.sources.weights import open_weights, open_weights_together
 
 __all__ = ["Checkpoint", "open_checkpoint"]
 
-_SINGLE = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
-_NUMBERED = re.compile(r"(?P<stem>.*)-(?P<number>[0-9]{1,9})-of-(?P<count>[0-9]{1,9})\.safetensors")
-_MOST_SHARDS = 100_000  # a file name alone must not cost memory
+_INDEX = ".json"
+_MOST_NAMED = 3
 
 logger = logging.getLogger(__name__)
 
@@ -33,69 +31,45 @@ class Checkpoint:
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Open a directory, a single safetensors file or an index.json. Only headers are read.
+    """Open a directory, a single safetensors or torch file, or an index.json. Only what describes tensors is read.
 
-    In a directory the weights are ``model.safetensors.index.json``'s, else ``model.safetensors``, else all
-    ``*.safetensors`` files together. Symbolic links are followed and not replaced by where they lead: in the
-    Hub's cache config.json lies beside the link, not beside the blob.
+    Which files of a directory are its weights, ``choose`` says; what they are, their content. Files of
+    tensor-parallel ranks are one checkpoint whose names begin with the rank ("00/"). Symbolic links are followed and
+    not replaced by where they lead: in the Hub's cache config.json lies beside the link, not beside the blob.
 
     Raises:
         CheckpointError: Nothing there, or damaged or incomplete weights.
-        UnsupportedError: The weights are torch files.
+        UnsupportedError: The weights are of a kind that is not read, or hold more than tensors.
     """
     if os.path.isdir(path):
-        return Checkpoint(path, _open_directory(path))
+        return _open_directory(path)
     if not os.path.lexists(path):
         raise CheckpointError(f"{path} does not exist.", file=str(path))
-    if path.suffix in TORCH_SUFFIXES:
-        raise torch_file(path)
-    reader = open_index(path) if path.suffix == ".json" else SafetensorsReader([read_header(path)])
+    reader = open_index(path) if path.suffix == _INDEX else FilesReader([open_weights(path)])
     return Checkpoint(path.parent, reader)
 
 
-def _open_directory(directory: Path) -> SafetensorsReader:
-    try:
-        found = sorted(os.listdir(directory))
-    except OSError as error:
-        raise CheckpointError(f"{directory}: cannot be read: {error.strerror}.", file=str(directory)) from error
-    if _INDEX in found:
-        if _SINGLE in found:
-            logger.warning("%s: %s is used, %s beside it is not", directory, _INDEX, _SINGLE)
-        return open_index(directory / _INDEX)
-    if _SINGLE in found:
-        return SafetensorsReader([read_header(directory / _SINGLE)])
-    names = [name for name in found if name.endswith(".safetensors")]
-    if not names:
-        raise _no_weights(directory, found)
-    missing = _missing_numbers(names)
-    if missing:
-        message = one_per_line([f"{directory}: the shard {name!r} is missing." for name in missing])
-        raise CheckpointError(message, hint="The checkpoint is incomplete: download it again.", missing=missing)
-    return SafetensorsReader(read_headers([directory / name for name in names]))
+def _open_directory(directory: Path) -> Checkpoint:
+    choice = choose(directory)
+    paths = [choice.directory / name for name in choice.names]
+    if paths[0].suffix == _INDEX:
+        reader = open_index(paths[0])
+    else:
+        reader = FilesReader(open_weights_together(paths), prefixes=choice.prefixes)
+    _warn_of_others(directory, choice, reader)
+    return Checkpoint(choice.directory, reader)
 
 
-def _no_weights(directory: Path, found: Sequence[str]) -> InputError:
-    """The error for a directory without safetensors files, which says what was found instead."""
-    if not found:
-        return CheckpointError(f"{directory} is empty.", file=str(directory))
-    pickles = [name for name in found if Path(name).suffix in TORCH_SUFFIXES]
-    if pickles:
-        return torch_file(directory / pickles[0])
-    shown = ", ".join(found[:10]) + (f" and {len(found) - 10} more" if len(found) > 10 else "")
-    hint = "Give the folder that holds the *.safetensors files."
-    if "snapshots" in found:
-        hint = "This is a folder of the Hub's cache: give the one below snapshots/."
-    return CheckpointError(f"{directory}: no weights there, only {shown}.", hint=hint, file=str(directory))
-
-
-def _missing_numbers(names: Sequence[str]) -> list[str]:
-    """The shards that the numbering "…-00001-of-00005" of their siblings promises and ``names`` lacks."""
-    present = set(names)
-    matches = (match for name in names if (match := _NUMBERED.fullmatch(name)))
-    series = {(match["stem"], len(match["number"]), match["count"]) for match in matches}
-    return [
-        sibling
-        for stem, width, count in sorted(series)
-        for number in range(1, min(int(count), _MOST_SHARDS) + 1)
-        if (sibling := f"{stem}-{number:0{width}}-of-{count}.safetensors") not in present
-    ]
+def _warn_of_others(directory: Path, choice: Choice, reader: FilesReader) -> None:
+    """Say which weights were passed over, in the folder that was given and in the one that was chosen."""
+    folders = dict.fromkeys((directory, choice.directory))
+    weights = [folder / name for folder in folders for name in weight_names(listed(folder))]
+    others = [str(path.relative_to(directory)) for path in weights if path not in reader.files]
+    if others:
+        used = (choice.directory / choice.label).relative_to(directory)
+        shown = ", ".join(others[:_MOST_NAMED])
+        more = f" and {len(others) - _MOST_NAMED} more" if len(others) > _MOST_NAMED else ""
+        is_used = "is" if len(choice.names) == 1 else "are"
+        is_not = "is" if len(others) == 1 else "are"
+        message = "%s: %s %s used, %s%s beside it %s not"
+        logger.warning(message, directory, used, is_used, shown, more, is_not)

@@ -8,9 +8,7 @@ A file is a little-endian u64 length, that many bytes of JSON, and the data with
 from __future__ import annotations
 
 import os
-import stat
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -18,22 +16,13 @@ from typing import Any
 
 import torch
 
-from llamaconv.errors import CheckpointError, InputError, UnsupportedError
+from llamaconv.extents import Stamp, open_regular
 from llamaconv.json_files import parse_object
-from llamaconv.sources.base import one_per_line, torch_file
+from llamaconv.sources.base import MAX_HEADER_BYTES, damaged, shortened, too_large
 from llamaconv.tensors import TensorSpec
 
-__all__ = [
-    "DTYPES",
-    "MAX_HEADER_BYTES",
-    "METADATA_KEY",
-    "Header",
-    "open_regular",
-    "read_header",
-    "read_headers",
-]
+__all__ = ["DTYPES", "MAX_HEADER_BYTES", "METADATA_KEY", "Header", "read_header"]
 
-MAX_HEADER_BYTES = 100_000_000
 METADATA_KEY = "__metadata__"
 
 # Ascending in the order of the library's `enum Dtype`, by which its writer sorts.
@@ -77,7 +66,7 @@ class Header:
     metadata: Mapping[str, str]
     specs: Mapping[str, TensorSpec]
     offsets: Mapping[str, int]
-    stamp: tuple[int, int]
+    stamp: Stamp
 
 
 @dataclass(frozen=True)
@@ -87,75 +76,32 @@ class _Entry:
     end: int
 
 
-@contextmanager
-def open_regular(path: Path) -> Iterator[tuple[int, tuple[int, int]]]:
-    """A descriptor of a regular file and its stamp (size in bytes, modification time in ns).
-
-    Raises:
-        CheckpointError: It cannot be opened or read, or is no regular file (a pipe would never answer).
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            info = os.fstat(descriptor)
-            if not stat.S_ISREG(info.st_mode):
-                raise CheckpointError(f"{path}: not a regular file.", file=str(path))
-            yield descriptor, (info.st_size, info.st_mtime_ns)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}.", file=str(path)) from error
-
-
-def read_headers(paths: Sequence[Path]) -> tuple[Header, ...]:
-    """The headers of several files, with the faults of all of them in one error.
-
-    Raises:
-        CheckpointError, UnsupportedError: As ``read_header``.
-    """
-    headers: list[Header] = []
-    faults: list[InputError] = []
-    for path in paths:
-        try:
-            headers.append(read_header(path))
-        except InputError as error:
-            faults.append(error)
-    if len(faults) == 1:
-        raise faults[0]
-    if faults:
-        message = one_per_line([fault.message for fault in faults])
-        raise CheckpointError(message, hint=faults[0].hint, files=[fault.facts.get("file") for fault in faults])
-    return tuple(headers)
-
-
 def read_header(path: Path) -> Header:
     """Read and check the header of a safetensors file; its data is not touched.
 
     Raises:
         CheckpointError: The file is unreadable, truncated or has trailing bytes, or the header is over 100
             MB, not JSON, or contradicts itself; all faults of the file's tensors stand in the message.
-        UnsupportedError: It is a torch file.
     """
     with open_regular(path) as (descriptor, stamp):
         size = stamp[0]
-        start = os.pread(descriptor, 64, 0)
-        length = int.from_bytes(start[:8], "little")
+        length = int.from_bytes(os.pread(descriptor, 8, 0), "little")
         if size < 8 or length > min(MAX_HEADER_BYTES, size - 8):
-            raise _not_a_header(path, start, length, size)
+            raise damaged(path, [_not_a_header(length, size)])
         raw = os.pread(descriptor, length, 8)
     try:
         if not raw.startswith(b"{"):
             raise ValueError("not JSON (it does not begin with '{')")
         table = parse_object(raw)
     except ValueError as error:
-        raise _damaged(path, [f"{path}: the header is {error}."]) from error
+        raise damaged(path, [f"the header is {error}."]) from error
     metadata = table.pop(METADATA_KEY, {})
     entries, faults = _entries(table)
     if not (isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())):
         faults.insert(0, f"{METADATA_KEY} is not an object of strings.")
     faults = faults or _layout_faults(entries, size - 8 - length)
     if faults:
-        raise _damaged(path, [f"{path}: {fault}" for fault in faults])
+        raise damaged(path, faults)
     return Header(
         path,
         metadata,
@@ -165,31 +111,13 @@ def read_header(path: Path) -> Header:
     )
 
 
-def _damaged(path: Path, faults: Sequence[str]) -> CheckpointError:
-    return CheckpointError(one_per_line(faults), hint="The file is damaged: download or copy it again.", file=str(path))
-
-
-def _not_a_header(path: Path, start: bytes, length: int, size: int) -> InputError:
-    """The error for a file whose first eight bytes cannot be a header's length."""
-    if start.startswith(b"PK\x03\x04") or (start[:1] == b"\x80" and start[1:2] in (b"\2", b"\3", b"\4", b"\5")):
-        return torch_file(path)
-    if start.startswith(b"GGUF"):
-        return UnsupportedError(
-            f"{path}: GGUF files are not read.",
-            hint="Use a safetensors checkpoint of the model.",
-            file=str(path),
-        )
-    if start.startswith(b"version https://git-lfs"):
-        return CheckpointError(
-            f"{path}: a Git LFS pointer, not the weights.", hint="Run `git lfs pull` there.", file=str(path)
-        )
+def _not_a_header(length: int, size: int) -> str:
+    """Why the first eight bytes of a file of ``size`` bytes cannot be the length of its header."""
     if size < 8:
-        fault = f"{size} bytes are too few for a safetensors file."
-    elif length > MAX_HEADER_BYTES:
-        fault = f"a header of {length} bytes, where safetensors allows {MAX_HEADER_BYTES}."
-    else:
-        fault = f"truncated: the header ends at byte {8 + length}, the file at byte {size}."
-    return _damaged(path, [f"{path}: {fault}"])
+        return f"{size} bytes are too few for a safetensors file."
+    if length > MAX_HEADER_BYTES:
+        return f"a header of {length} bytes, where safetensors allows {MAX_HEADER_BYTES}."
+    return f"truncated: the header ends at byte {8 + length}, the file at byte {size}."
 
 
 def _entries(table: Mapping[str, Any]) -> tuple[list[_Entry], list[str]]:
@@ -211,10 +139,10 @@ def _entry(name: str, value: object) -> _Entry:
     code, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(code, str) or code not in DTYPES:
         raise ValueError(f"has dtype {code!r}, which is none of {', '.join(DTYPES)}")
-    if not _is_counts(shape) or _too_large(shape):
-        raise ValueError(f"has the impossible shape {_shortened(shape)}")
+    if not _is_counts(shape) or too_large(shape):
+        raise ValueError(f"has the impossible shape {shortened(shape)}")
     if not _is_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise ValueError(f"has the impossible data_offsets {_shortened(offsets)}")
+        raise ValueError(f"has the impossible data_offsets {shortened(offsets)}")
     if code == "F4":  # the header counts elements, torch pairs of them
         if not shape or shape[-1] % 2:
             raise ValueError(f"has shape {shape}, but F4 comes in pairs along the last axis")
@@ -228,21 +156,6 @@ def _entry(name: str, value: object) -> _Entry:
 
 def _is_counts(value: object) -> bool:
     return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
-
-
-def _too_large(shape: Sequence[int]) -> bool:
-    """Whether torch could not even name the size (zeros do not save it: strides multiply the rest)."""
-    elements = 1
-    for size in shape:
-        elements *= max(size, 1)
-        if elements >= 2**59:  # times 8 bytes and some slack, inside an int64
-            return True
-    return False
-
-
-def _shortened(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:79] + "…"
 
 
 def _layout_faults(entries: Sequence[_Entry], available: int) -> list[str]:

@@ -52,7 +52,7 @@ class Evaluation:
 
 
 def evaluate(model: Path, settings: EvaluateSettings, report: Report = silent) -> Evaluation:
-    """Evaluate the checkpoint ``model``; dense, GPTQ and LLM.int8 checkpoints alike.
+    """Evaluate the checkpoint ``model``; dense, GPTQ and bitsandbytes checkpoints alike.
 
     Raises:
         UsageError: A gate that needs a reference, without one.
@@ -91,13 +91,13 @@ def evaluate(model: Path, settings: EvaluateSettings, report: Report = silent) -
 
 
 def _evaluated(model: LoadedModel) -> Evaluated:
-    return Evaluated(model.skeleton, model.checkpoint.reader, model.quantizer)
+    return Evaluated(model.skeleton, model.tensors)
 
 
 def _data(model: LoadedModel, settings: EvaluateSettings) -> CalibrationSet:
     data = load_evaluation(
         settings.text,
-        directory=model.checkpoint.directory,
+        directory=model.source.home,
         vocab_size=model.config.vocab_size,
         max_positions=model.config.max_positions,
         samples=settings.samples,

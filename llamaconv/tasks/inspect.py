@@ -12,17 +12,22 @@ from typing import Any
 import torch
 
 from llamaconv.config import ModelConfig, read_config
+from llamaconv.errors import InputError
+from llamaconv.layouts.description import Given
 from llamaconv.layouts.hugging_face import FAMILIES, HEAD, disagreements, expected_tensors, is_derived
+from llamaconv.layouts.known import HUGGING_FACE, recognized
 from llamaconv.layouts.quantized import as_if_dense, quantized_layers
+from llamaconv.layouts.rules import Layout
 from llamaconv.sources.base import CheckpointReader
-from llamaconv.sources.open import open_checkpoint
-from llamaconv.sources.safetensors import SafetensorsReader
+from llamaconv.sources.open import Checkpoint, open_checkpoint
 from llamaconv.tasks.quantization_facts import Quantization, describe_quantization
+from llamaconv.tasks.source import Source
+from llamaconv.tasks.source_native import open_native
 from llamaconv.tensors import TensorSpec
 
 __all__ = ["Inspection", "Shard", "inspect"]
 
-_INDEX = "model.safetensors.index.json"
+_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _DIMENSIONS = (
     "layers",
     "hidden_size",
@@ -52,8 +57,12 @@ class Inspection:
 
     Attributes:
         path: What was inspected.
+        layout: How the tensors are named, fused and split; None where no layout has such names.
+        ranks: Tensor-parallel files over which tensors are split; 1 if they are whole.
         family: Its ``model_type`` where the tensors of that type are in a table of ours, else None.
-        config: config.json, with the model's dimensions; None for a lone file without one.
+        config: config.json, or what a layout's own description says; None for a lone file without one, and where
+            the description cannot be used.
+        description: Name of that file, None where there is none.
         parameters: Of the model; of the original weights where they are quantized. A tied head counts once.
             None where the way of quantizing is not known.
         bytes: Of all tensors, as stored.
@@ -68,8 +77,11 @@ class Inspection:
     """
 
     path: Path
+    layout: str | None
+    ranks: int
     family: str | None
     config: ModelConfig | None
+    description: str | None
     parameters: int | None
     bytes: int
     dtypes: Mapping[str, int]
@@ -89,8 +101,11 @@ class Inspection:
         """JSON-safe form, with or without the list of tensors."""
         described = {
             "path": str(self.path),
+            "layout": self.layout,
+            "ranks": self.ranks,
             "family": self.family,
             **_dimensions(self.config),
+            "description": self.description,
             "tied": self.tied,
             "head_stored": self.head_stored,
             "parameters": self.parameters,
@@ -115,16 +130,57 @@ class Inspection:
 
 
 def inspect(path: Path) -> Inspection:
-    """Describe the checkpoint at ``path``: a directory, a safetensors file or an index.json.
+    """Describe the checkpoint at ``path``: a directory, a weight file or an index.json, in any layout.
 
-    Disagreements between config.json and the tensors are reported, not raised.
+    Disagreements between the description and the tensors are reported, not raised.
 
     Raises:
         CheckpointError: No weights there, or damaged or incomplete ones.
         ConfigError: config.json is malformed, or missing where the checkpoint is not a lone file.
-        UnsupportedError: Torch files, or a model that needs code of its own.
+        UnsupportedError: A pickle of something else than tensors, or a model that needs code of its own.
     """
     checkpoint = open_checkpoint(path)
+    layout = recognized(checkpoint.reader.specs)
+    if layout is not None and layout is not HUGGING_FACE:
+        return _native(path, checkpoint, layout)
+    return _hugging_face(path, checkpoint, layout)
+
+
+def _native(path: Path, checkpoint: Checkpoint, layout: Layout) -> Inspection:
+    """A checkpoint with a description of its own."""
+    specs = checkpoint.reader.specs
+    layers = tuple(quantized_layers(specs))
+    faults: tuple[str, ...] = ()
+    source: Source | None = None
+    try:
+        source = open_native(checkpoint, layout, Given())
+    except InputError as error:
+        faults = tuple(error.message.splitlines())
+    hub = source.tensors().specs if source else {}
+    quantization, _ = describe_quantization(checkpoint.directory, None, layers, hub)
+    config = source.config if source else None
+    heads = {name for template in layout.templates if template.hub == (HEAD,) for name in template.local}
+    return Inspection(
+        path=path,
+        layout=layout.name,
+        ranks=source.layout.ranks if source else 1,
+        family=config.model_type if config else None,
+        config=config,
+        description=layout.config_file,
+        parameters=_parameters(hub, config) if source else None,
+        bytes=sum(spec.nbytes for spec in specs.values()),
+        dtypes=_bytes_by_dtype(specs.values()),
+        quantization=quantization,
+        head_stored=any(name.partition("/")[2] in heads or name in heads for name in as_if_dense(specs, layers)),
+        shards=_shards(checkpoint.reader),
+        tensors=tuple(specs.values()),
+        compared=source is not None,
+        faults=faults,
+    )
+
+
+def _hugging_face(path: Path, checkpoint: Checkpoint, layout: Layout | None) -> Inspection:
+    """A checkpoint with config.json, or a lone file of one."""
     directory, specs = checkpoint.directory, checkpoint.reader.specs
     lone = path.suffix != ".json" and not path.is_dir()
     config = None if lone and not (directory / "config.json").exists() else read_config(directory)
@@ -133,14 +189,17 @@ def inspect(path: Path) -> Inspection:
     quantization, faults = describe_quantization(directory, config, layers, dense)
     family = config.model_type if config is not None and config.model_type in FAMILIES else None
     known = quantization is None or quantization.known
-    whole = not (lone and (directory / _INDEX).exists())
+    whole = not (lone and any((directory / index).exists() for index in _INDEXES))
     if config is not None and known:
         faults += disagreements(config, _with_shapes(dense, config))
     countable = known and all(layer.weight is not None for layer in layers)
     return Inspection(
         path=path,
+        layout=None if layout is None and config is None else HUGGING_FACE.name,
+        ranks=1,
         family=family,
         config=config,
+        description=None if config is None else HUGGING_FACE.config_file,
         parameters=_parameters(dense, config) if countable else None,
         bytes=sum(spec.nbytes for spec in specs.values()),
         dtypes=_bytes_by_dtype(specs.values()),
@@ -179,8 +238,8 @@ def _bytes_by_dtype(specs: Iterable[TensorSpec]) -> dict[str, int]:
 
 
 def _shards(reader: CheckpointReader) -> tuple[Shard, ...]:
-    assert isinstance(reader, SafetensorsReader)  # nothing else is opened yet
-    return tuple(Shard(header.path.name, len(header.specs), bytes=header.stamp[0]) for header in reader.headers)
+    holdings = reader.holdings.items()
+    return tuple(Shard(path.name, len(names), bytes=path.stat().st_size) for path, names in holdings)
 
 
 def _dimensions(config: ModelConfig | None) -> dict[str, Any]:

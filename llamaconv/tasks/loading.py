@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from llamaconv.config import ModelConfig, read_config, with_both_rope_forms
+from llamaconv.casts import FLOATS, named_dtype
+from llamaconv.config import ModelConfig, with_both_rope_forms
 from llamaconv.digests import sha256_bytes
-from llamaconv.errors import ConfigError, UnsupportedError, UsageError
-from llamaconv.json_files import read_object
-from llamaconv.layouts.hugging_face import disagreements, expected_tensors, is_derived
-from llamaconv.layouts.quantized import QuantizedLayer, as_if_dense, quantized_layers
+from llamaconv.errors import ConfigError, UnsupportedError
+from llamaconv.layouts.hugging_face import expected_tensors, is_derived
+from llamaconv.layouts.view import Tensors
 from llamaconv.model.skeleton import Skeleton
 from llamaconv.model.workers import Workers
-from llamaconv.quantizers.base import Quantizer
 from llamaconv.quantizers.modes import quantizer_of_checkpoint
-from llamaconv.sinks.safetensors import tensor_bytes
-from llamaconv.sources.open import Checkpoint, open_checkpoint
+from llamaconv.sinks.in_place import tensor_bytes
+from llamaconv.tasks.open_source import open_source
+from llamaconv.tasks.source import Source
 from llamaconv.tensors import TensorSpec
 
 __all__ = [
@@ -31,67 +31,60 @@ __all__ = [
     "choose_workers",
     "load_dense_model",
     "load_model",
-    "named_dtype",
+    "load_source",
 ]
 
 logger = logging.getLogger(__name__)
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A checkpoint whose config and tensors agree.
+    """A checkpoint whose description and tensors agree, and the model that they make.
 
     Attributes:
-        checkpoint: Where it lies and how its tensors are read.
-        config: Its config.json.
+        source: The checkpoint.
         skeleton: The transformers model on the meta device.
-        quantizer: What its quantized layers are stored with, None if it is dense.
-        specs: The tensors it would hold if it were dense: a quantized layer counts as its ``weight``.
+        tensors: Under Hugging Face's names, as if all layers were dense.
+        specs: Theirs, without what follows from the config.
     """
 
-    checkpoint: Checkpoint
-    config: ModelConfig
+    source: Source
     skeleton: Skeleton
-    quantizer: Quantizer | None
+    tensors: Tensors
     specs: Mapping[str, TensorSpec]
+
+    @property
+    def config(self) -> ModelConfig:
+        """What the model is, as config.json."""
+        return self.source.config
 
 
 def load_model(path: Path, compute_dtype: str) -> LoadedModel:
-    """Open a checkpoint directory or file; nothing but headers and config is read.
+    """Open a checkpoint in any layout; nothing but headers and its description is read.
 
     Args:
-        path: Directory, safetensors file or index.json.
+        path: Directory, weight file or index.json.
         compute_dtype: ``"auto"`` or a dtype's name, of the skeleton.
 
     Raises:
         InputError: Anything missing, malformed, unsupported or in disagreement; all disagreements are listed.
     """
-    checkpoint = open_checkpoint(path)
-    return _load(checkpoint, read_config(checkpoint.directory), compute_dtype)
+    return load_source(open_source(path), compute_dtype)
 
 
-def _load(checkpoint: Checkpoint, config: ModelConfig, compute_dtype: str) -> LoadedModel:
-    stored = checkpoint.reader.specs
-    quantization = _quantization(checkpoint, config)
-    quantizer = None if quantization is None else quantizer_of_checkpoint(quantization)
-    layers = tuple(quantized_layers(stored))
-    dense = as_if_dense(stored, layers)
-    specs = {name: spec for name, spec in dense.items() if not is_derived(name)}  # those follow from the config
-    faults = [fault for layer in layers for fault in _storage_faults(layer, quantizer)]
-    faults += disagreements(config, specs)
-    if not faults:
-        skeleton = Skeleton.build(with_both_rope_forms(config), choose_dtype(compute_dtype, config.dtype))
-        if expected_tensors(config) is None:
-            faults = _differences(skeleton, specs)
-        faults += _dtype_faults(skeleton, specs)
-        if not faults:
-            return LoadedModel(checkpoint, config, skeleton, quantizer, specs)
-    raise ConfigError(
-        f"{checkpoint.directory / 'config.json'} and the tensors disagree:\n" + "\n".join(faults),
-        hint="The checkpoint is incomplete, or its config.json belongs to another model.",
-    )
+def load_source(source: Source, compute_dtype: str) -> LoadedModel:
+    """As :func:`load_model`, for a checkpoint that is open."""
+    config, tensors = source.config, source.tensors()
+    specs = {name: spec for name, spec in tensors.specs.items() if not is_derived(name)}
+    skeleton = Skeleton.build(with_both_rope_forms(config), choose_dtype(compute_dtype, config.dtype))
+    faults = _differences(skeleton, specs) if expected_tensors(config) is None else []
+    faults += _dtype_faults(skeleton, specs)
+    if faults:
+        raise ConfigError(
+            f"{source.description or source.checkpoint.directory} and the tensors disagree:\n" + "\n".join(faults),
+            hint="The checkpoint is incomplete, or its description belongs to another model.",
+        )
+    return LoadedModel(source, skeleton, tensors, specs)
 
 
 def load_dense_model(path: Path, compute_dtype: str) -> LoadedModel:
@@ -100,15 +93,13 @@ def load_dense_model(path: Path, compute_dtype: str) -> LoadedModel:
     Raises:
         UnsupportedError: It is quantized already, by whatever method.
     """
-    checkpoint = open_checkpoint(path)
-    config = read_config(checkpoint.directory)
-    quantization = _quantization(checkpoint, config)
-    if quantization is not None:
+    source = open_source(path)
+    if source.quantization is not None:
         raise UnsupportedError(
-            f"{checkpoint.directory}: already quantized ({_method(quantization)})",
+            f"{source.checkpoint.directory}: already quantized ({_method(source.quantization)})",
             hint="Quantize the dense checkpoint it was made from.",
         )
-    model = _load(checkpoint, config, compute_dtype)
+    model = load_source(source, compute_dtype)
     _warn_if_ties_differ(model)
     return model
 
@@ -122,17 +113,6 @@ def choose_dtype(name: str, stored: torch.dtype | None) -> torch.dtype:
     if name == "auto":
         return torch.bfloat16 if stored == torch.bfloat16 else torch.float32
     return named_dtype(name)
-
-
-def named_dtype(name: str) -> torch.dtype:
-    """float32, bfloat16 or float16.
-
-    Raises:
-        UsageError: Anything else.
-    """
-    if name not in _DTYPES:
-        raise UsageError(f"unknown dtype {name!r}", hint=f"Use one of {', '.join(_DTYPES)}.")
-    return _DTYPES[name]
 
 
 def choose_device(name: str) -> torch.device:
@@ -157,14 +137,6 @@ def choose_workers(threads: int | None) -> Workers:
     return Workers(threads or torch.get_num_threads())
 
 
-def _quantization(checkpoint: Checkpoint, config: ModelConfig) -> Mapping[str, Any] | None:
-    """The quantization that config.json describes, or else quantize_config.json, as AutoGPTQ left it."""
-    alone = checkpoint.directory / "quantize_config.json"
-    if config.quantization is not None or not alone.exists():
-        return config.quantization
-    return {"quant_method": "gptq", **read_object(alone)[1]}
-
-
 def _method(quantization: Mapping[str, Any]) -> str:
     try:
         return quantizer_of_checkpoint(quantization).mode
@@ -176,7 +148,7 @@ def _warn_if_ties_differ(model: LoadedModel) -> None:
     """The config is trusted; where it ties two tensors that differ, both are kept and the user is told."""
     for head, embedding in model.skeleton.tie.items():
         if head in model.specs and embedding in model.specs:
-            digests = [sha256_bytes(tensor_bytes(model.checkpoint.reader[name].read())) for name in (head, embedding)]
+            digests = [sha256_bytes(tensor_bytes(model.tensors[name].read())) for name in (head, embedding)]
             if digests[0] != digests[1]:
                 logger.warning(
                     "config.json ties %s (sha256 %.12s) to %s (sha256 %.12s), but they differ; both are kept",
@@ -184,21 +156,12 @@ def _warn_if_ties_differ(model: LoadedModel) -> None:
                 )
 
 
-def _storage_faults(layer: QuantizedLayer, quantizer: Quantizer | None) -> Iterator[str]:
-    if quantizer is None or layer.storage.marker != quantizer.marker:
-        yield f"{layer.name} is stored as {layer.storage.method}, which config.json does not say"
-    elif layer.weight is None:
-        yield f"{layer.name}: {', '.join(layer.parts)} do not go together"
-    elif layer.bits != quantizer.bits:
-        yield f"{layer.name}: codes of {layer.bits} bits in the checkpoint, of {quantizer.bits} by config.json"
-
-
 def _dtype_faults(skeleton: Skeleton, specs: Mapping[str, TensorSpec]) -> list[str]:
     names = (name for name, _ in skeleton.model.named_parameters(remove_duplicate=False) if name in specs)
     return [
         f"{specs[name]}: not a dtype that a dense weight is kept in; float32, bfloat16 and float16 are"
         for name in names
-        if specs[name].dtype not in (torch.float64, *_DTYPES.values())
+        if specs[name].dtype not in (torch.float64, *FLOATS.values())
     ]
 
 

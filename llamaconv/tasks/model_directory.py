@@ -1,8 +1,7 @@
-"""The files around the weights: config.json patched, quantize_config.json, tokenizer and generation files copied."""
+"""What stands beside quantized weights: config.json patched, quantize_config.json, the model's other files copied."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,57 +10,14 @@ import torch
 
 from llamaconv.config import ModelConfig, with_both_rope_forms
 from llamaconv.digests import sha256_file
-from llamaconv.errors import CheckpointError
 from llamaconv.model.skeleton import Skeleton
 from llamaconv.plan.selection import Selection
 from llamaconv.quantizers.base import Quantizer
-from llamaconv.sinks.disk import writing
 from llamaconv.sinks.manifest import write_json
+from llamaconv.tasks.companions import companions, copy_files
 from llamaconv.tasks.runtimes import VLLM_FUSED
 
-__all__ = ["companions", "gptq_config", "patched_config", "quantization_config", "require_readable", "write_companions"]
-
-# What makes a directory of weights a model: every one that exists is copied.
-_COMPANIONS = (
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-    "LICENSE",
-    "LICENSE.txt",
-    "LICENSE.md",
-    "NOTICE",
-    "USE_POLICY.md",
-)
-
-
-def companions(directory: Path) -> list[Path]:
-    """The files of a model directory that belong to the model whatever its weights are."""
-    found = [directory / name for name in _COMPANIONS if (directory / name).is_file()]
-    return found + sorted((directory / "additional_chat_templates").glob("*.jinja"))
-
-
-def require_readable(paths: Sequence[Path]) -> None:
-    """Raise before work begins what would stop it at its end.
-
-    Raises:
-        CheckpointError: Files that cannot be opened, all of them.
-    """
-    faults = []
-    for path in paths:
-        try:
-            path.open("rb").close()
-        except OSError as error:
-            faults.append(f"{path}: {error.strerror}")
-    if faults:
-        raise CheckpointError("\n".join(faults), hint="These files belong to the model and are copied with it.")
+__all__ = ["gptq_config", "patched_config", "quantization_config", "write_companions"]
 
 
 def patched_config(config: ModelConfig, quantization: Mapping[str, Any], dtype: torch.dtype | None) -> dict[str, Any]:
@@ -130,17 +86,12 @@ def write_companions(source: Path, out: Path, config: Mapping[str, Any]) -> dict
     Returns:
         sha256 of each file written, by its name relative to ``out``.
     """
-    written = []
-    for path in companions(source):
-        target = out / path.relative_to(source)
-        with writing(target):
-            target.parent.mkdir(exist_ok=True)
-            shutil.copyfile(path, target)
-        written.append(target)
-    write_json(out / "config.json", config)
-    written.append(out / "config.json")
+    digests = copy_files(companions(source), source, out)
+    written = {"config.json": config}
     quantization = config["quantization_config"]
     if quantization["quant_method"] == "gptq":
-        write_json(out / "quantize_config.json", quantization)
-        written.append(out / "quantize_config.json")
-    return {str(path.relative_to(out)): sha256_file(path) for path in sorted(written)}
+        written["quantize_config.json"] = quantization
+    for name, content in written.items():
+        write_json(out / name, content)
+        digests[name] = sha256_file(out / name)
+    return dict(sorted(digests.items()))

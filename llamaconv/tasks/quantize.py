@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from llamaconv.calibration import CalibrationSet, load_calibration
+from llamaconv.casts import output_dtype
 from llamaconv.digests import sha256_file
 from llamaconv.execute import execute
 from llamaconv.memory import available_memory, peak_rss
@@ -26,16 +27,11 @@ from llamaconv.plan.selection import Selection, select_layers
 from llamaconv.progress import Report, silent
 from llamaconv.quantizers.base import Quantizer
 from llamaconv.quantizers.modes import quantizer_for_mode
+from llamaconv.sinks.checkpoint import CheckpointWriter
 from llamaconv.sinks.publish import Publication, require_apart
-from llamaconv.sinks.safetensors import ShardedWriter
-from llamaconv.tasks.loading import LoadedModel, choose_device, choose_workers, load_dense_model, named_dtype
-from llamaconv.tasks.model_directory import (
-    companions,
-    patched_config,
-    quantization_config,
-    require_readable,
-    write_companions,
-)
+from llamaconv.tasks.companions import companions, require_readable
+from llamaconv.tasks.loading import LoadedModel, choose_device, choose_workers, load_dense_model
+from llamaconv.tasks.model_directory import patched_config, quantization_config, write_companions
 from llamaconv.tasks.provenance import version
 from llamaconv.tasks.quantize_manifest import manifest
 from llamaconv.tasks.runtimes import runtimes
@@ -119,7 +115,7 @@ def quantize(source: Path, out: Path, settings: QuantizeSettings, report: Report
     _require_apart(source, out)
     prepared = _prepare(source, settings, available_memory())
     plan, model = prepared.plan, prepared.model
-    directory = model.checkpoint.directory
+    directory = model.source.home
     extra = sum(path.stat().st_size for path in companions(directory)) + 1_000_000
     with ExitStack() as stack:
         publication = stack.enter_context(Publication(out, settings.overwrite, plan.output_bytes + extra))
@@ -129,9 +125,9 @@ def quantize(source: Path, out: Path, settings: QuantizeSettings, report: Report
             _relative(path, directory): hashing.submit(sha256_file, path) for path in _source_files(model)
         }
         stream = Stream(stack.enter_context(choose_workers(prepared.workers)), prepared.device, report)
-        writer = ShardedWriter(publication.directory, plan.shards)
+        writer = CheckpointWriter(publication.directory, plan.shards)
         stack.callback(writer.abort)
-        execute(plan, model.checkpoint.reader, writer, stream, "quantizing")
+        execute(plan, model.tensors, writer, stream, "quantizing")
         digests = writer.finish()
         quantization = quantization_config(
             prepared.quantizer,
@@ -139,7 +135,7 @@ def quantize(source: Path, out: Path, settings: QuantizeSettings, report: Report
             model.skeleton,
             {"damping": settings.damping, "version": version()},
         )
-        config = patched_config(model.config, quantization, _output_dtype(settings))
+        config = patched_config(model.config, quantization, output_dtype(settings.dtype))
         digests |= write_companions(directory, publication.directory, config)
         publication.commit(
             manifest(
@@ -175,7 +171,7 @@ def _prepare(source: Path, settings: QuantizeSettings, memory: int | None) -> _P
     selection = select_layers(model.skeleton, specs, quantizer, settings.skip, settings.lm_head)
     device = choose_device(settings.device)
     workers = choose_workers(settings.threads).count
-    require_readable(companions(model.checkpoint.directory))
+    require_readable(companions(model.source.home))
     calibration = _calibration(model, settings) if quantizer.calibrated else None
     stage_quantizer = StageQuantizer(quantizer, settings.damping, settings.act_order, settings.fallback is not None)
     plan = plan_quantization(
@@ -185,7 +181,7 @@ def _prepare(source: Path, settings: QuantizeSettings, memory: int | None) -> _P
         stage_quantizer if calibration else None,
         quantizer,
         calibration.sequences if calibration else (),
-        dtype=_output_dtype(settings),
+        dtype=output_dtype(settings.dtype),
         max_shard_size=settings.max_shard_size,
         workers=workers,
         memory=memory,
@@ -200,7 +196,7 @@ def _prepare(source: Path, settings: QuantizeSettings, memory: int | None) -> _P
 def _calibration(model: LoadedModel, settings: QuantizeSettings) -> CalibrationSet:
     return load_calibration(
         settings.calibration,
-        directory=model.checkpoint.directory,
+        directory=model.source.home,
         vocab_size=model.config.vocab_size,
         max_positions=model.config.max_positions,
         samples=settings.samples,
@@ -224,17 +220,13 @@ def _few_tokens(
     ]
 
 
-def _output_dtype(settings: QuantizeSettings) -> torch.dtype | None:
-    return None if settings.dtype == "keep" else named_dtype(settings.dtype)
-
-
 def _relative(path: Path, directory: Path) -> str:
     return str(path.relative_to(directory)) if path.is_relative_to(directory) else path.name
 
 
 def _source_files(model: LoadedModel) -> list[Path]:
-    directory = model.checkpoint.directory
-    return [*model.checkpoint.reader.files, directory / "config.json", *companions(directory)]
+    source = model.source
+    return [*source.stored.files, *source.descriptions, *companions(source.home)]
 
 
 def _result(out: Path, prepared: _Prepared, stream: Stream, seconds: float) -> QuantizeResult:

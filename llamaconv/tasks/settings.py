@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["CALIBRATED_ONLY", "EvaluateSettings", "QuantizeSettings"]
+__all__ = ["CALIBRATED_ONLY", "FACTS", "ConvertSettings", "EvaluateSettings", "QuantizeSettings"]
+
+FACTS = ("rope_theta", "rope_factor", "max_positions", "norm_eps", "vocab_size", "heads")
+"""What a user can state of a model whose files do not carry it."""
 
 CALIBRATED_ONLY = (
     "group_size",
@@ -95,3 +98,46 @@ class EvaluateSettings:
     threads: int | None = None
     max_kl: float | None = None
     max_ppl_ratio: float | None = None
+
+
+@dataclass(frozen=True)
+class ConvertSettings:
+    """Into what, and how.
+
+    Attributes:
+        to: Layout of the output: ``hf``, ``litgpt``, ``lit-llama`` or ``meta``.
+        layout: Of the source, None to tell it from the tensors' names.
+        format: Of weight files in Hugging Face's layout; the others have torch files.
+        dtype: Of floating-point tensors: ``"keep"`` or a dtype's name.
+        allow_overflow: Accept values that become infinite or zero in ``dtype``.
+        dequantize: Make dense weights of quantized ones.
+        tensor_parallel: Files that Meta's layout is split over.
+        embedding_split: How Meta's embedding is: ``"rows"`` (Llama 3), ``"columns"`` (Llama 1 and 2), None by the
+            vocabulary.
+        size: Name of lit-llama's folder, None for the model that lit-llama looks up by its width.
+        max_shard_size: Bytes of a weight file in Hugging Face's layout.
+        verify: Read the output back and compare tensors and logits with the source's.
+        workers: Steps at a time; never changes a bit of the result.
+        rope_theta, rope_factor, max_positions, norm_eps, vocab_size, heads: Of the source, where its files do not say.
+        overwrite: Replace what is at the destination.
+    """
+
+    to: str
+    layout: str | None = None
+    format: Literal["safetensors", "torch"] = "safetensors"
+    dtype: str = "keep"
+    allow_overflow: bool = False
+    dequantize: bool = False
+    tensor_parallel: int = 1
+    embedding_split: Literal["rows", "columns"] | None = None
+    size: str | None = None
+    max_shard_size: int = 5_000_000_000
+    verify: bool = False
+    workers: int | None = None
+    rope_theta: float | None = None
+    rope_factor: float | None = None
+    max_positions: int | None = None
+    norm_eps: float | None = None
+    vocab_size: int | None = None
+    heads: int | None = None
+    overwrite: bool = False

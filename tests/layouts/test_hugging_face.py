@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 
 from llamaconv.config import ModelConfig
 from llamaconv.layouts.hugging_face import FAMILIES, HEAD, disagreements, expected_tensors
@@ -22,26 +24,26 @@ def _specs(config: ModelConfig) -> dict[str, TensorSpec]:
     return {name: TensorSpec(name, shape, torch.bfloat16) for name, shape in shapes.items()}
 
 
-def _shapes_in_transformers(raw: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+def _shapes_on_disk(raw: dict[str, Any], directory: Path) -> dict[str, tuple[int, ...]]:
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**raw))
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(**raw)).save_pretrained(directory)
+    with safe_open(directory / "model.safetensors", "pt") as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no iterator
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("biases", [{}, {"attention_bias": True}, {"mlp_bias": True}])
 @pytest.mark.parametrize("head_dim", [16, ...])
-def test_transformers_builds_the_same_tensors(
-    family: str, tied: bool, biases: dict[str, bool], head_dim: object
+def test_transformers_saves_the_same_tensors(
+    family: str, tied: bool, biases: dict[str, bool], head_dim: object, tmp_path: Path
 ) -> None:
-    """For every family, tied or not, with and without biases: the names and shapes of transformers' model."""
+    """For every family, tied or not, with and without biases: the names and shapes that transformers writes."""
     changes = {"model_type": family, "tie_word_embeddings": tied, "head_dim": head_dim, **biases}
-    theirs = _shapes_in_transformers(raw_config(**changes))
-    if tied:
-        del theirs[HEAD]
+    if family == "mixtral":
+        changes["num_local_experts"] = 5
+    theirs = _shapes_on_disk(raw_config(**changes), tmp_path)
     assert expected_tensors(config(**changes)) == theirs
 
 
@@ -132,6 +134,41 @@ def test_more_layers_than_tensors_are_found_at_once() -> None:
         "model.layers.1.mlp.gate_proj.weight: missing from the checkpoint, [80, 48] by config.json",
         "lm_head.weight: [112, 48] in the checkpoint, [100000000000000, 48] by config.json",
     ]
+
+
+def test_more_experts_than_tensors_are_found_at_once() -> None:
+    """10**9 experts cost no time and no memory, and the faults of those that are there still come out."""
+    specs = _specs(config(model_type="mixtral", num_local_experts=4))
+    del specs["model.layers.1.block_sparse_moe.experts.3.w2.weight"]
+    del specs["model.layers.2.block_sparse_moe.experts.0.w1.weight"]
+    begun = time.perf_counter()
+    faults = disagreements(config(model_type="mixtral", num_local_experts=10**9), specs)
+    assert time.perf_counter() - begun < 1
+    assert faults == [
+        "1000000000 experts in 3 layers by config.json, but the checkpoint has 58 tensors",
+        "model.layers.1.block_sparse_moe.experts.3.w2.weight: missing from the checkpoint, [48, 80] by config.json",
+        "model.layers.2.block_sparse_moe.experts.0.w1.weight: missing from the checkpoint, [80, 48] by config.json",
+    ]
+
+
+def test_missing_experts_are_named() -> None:
+    """One line for each tensor of theirs, and the router's shape."""
+    specs = _specs(config(model_type="mixtral", num_hidden_layers=1, num_local_experts=3))
+    assert disagreements(config(model_type="mixtral", num_hidden_layers=1, num_local_experts=4), specs) == [
+        "model.layers.0.block_sparse_moe.gate.weight: [3, 48] in the checkpoint, [4, 48] by config.json",
+        "model.layers.0.block_sparse_moe.experts.3.w1.weight: missing from the checkpoint, [80, 48] by config.json",
+        "model.layers.0.block_sparse_moe.experts.3.w2.weight: missing from the checkpoint, [48, 80] by config.json",
+        "model.layers.0.block_sparse_moe.experts.3.w3.weight: missing from the checkpoint, [80, 48] by config.json",
+    ]
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 40), st.integers(1, 10**12), st.integers(1, 10**12))
+def test_faults_are_in_proportion_to_the_tensors(experts: int, layers: int, claimed: int) -> None:
+    """Whatever layers and experts are claimed together, there are not many more lines than tensors."""
+    specs = _specs(config(model_type="mixtral", num_hidden_layers=2, num_local_experts=experts, num_experts_per_tok=1))
+    claim = config(model_type="mixtral", num_hidden_layers=layers, num_local_experts=claimed, num_experts_per_tok=1)
+    assert len(disagreements(claim, specs)) <= 15 * len(specs)
 
 
 def test_layers_of_unknown_families_are_bounded_too() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -12,6 +14,9 @@ from llamaconv.layouts.quantized import as_if_dense, quantized_layers
 from llamaconv.quantizers.modes import quantizer_for_mode
 from llamaconv.quantizers.names import MODES
 from llamaconv.tensors import TensorSpec
+
+LAYERS = {"lm_head": 48, "transformer.h.0.attn.c_attn": 96, "transformer.h.0.mlp.c_proj": 32}
+"""Rows of layers of lit-llama's."""
 
 _GPTQ = {"qweight": torch.int32, "qzeros": torch.int32, "scales": torch.float16, "g_idx": torch.int32}
 
@@ -92,6 +97,73 @@ def test_what_our_quantizers_store_is_measured(mode: str, rows: int, columns: in
     assert (layer.weight, set(layer.parts)) == (weight, set(specs))
     assert layer.bits == int(mode[-1])
     assert layer.groups in (None, 1 if group == -1 else columns // 32)
+
+
+@pytest.mark.parametrize("dtypes", [{"qweight": torch.int16}, {"qzeros": torch.int64}])
+def test_gptq_in_words_of_another_size_is_not_measured(dtypes: dict[str, torch.dtype]) -> None:
+    """GPTQModel can pack into words of 8, 16 and 64 bits, of which other numbers of codes are in one."""
+    specs = {
+        name: replace(spec, dtype=dtypes.get(name.rpartition(".")[2], spec.dtype)) for name, spec in _gptq(4).items()
+    }
+    (layer,) = quantized_layers(specs)
+    assert (layer.bits, layer.weight) == (None, None)
+
+
+def _lit_llama(bits: int, groups: int = 1, **layers: int) -> dict[str, TensorSpec]:
+    """Layers of so many rows of a model 32 wide, whose c_proj alone has 80 inputs, and its dense embedding."""
+    specs = [TensorSpec("transformer.wte.weight", (48, 32), torch.bfloat16)]
+    for layer, rows in layers.items():
+        columns = 80 if layer.endswith("mlp.c_proj") else 32
+        specs.append(TensorSpec(f"{layer}.quant_weight", (rows, columns * bits // 8), torch.uint8))
+        specs += [TensorSpec(f"{layer}.{leaf}", (rows, groups), torch.bfloat16) for leaf in ("scales", "zeros")]
+    return {spec.name: spec for spec in specs}
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("anchor", ["lm_head", "transformer.h.0.attn.c_attn"])
+def test_lit_llama_is_measured(bits: int, groups: int, anchor: str) -> None:
+    """Bytes alone do not tell the width of a code: a layer that is as wide as the embedding does."""
+    specs = _lit_llama(
+        bits, groups, **{name: rows for name, rows in LAYERS.items() if "c_proj" in name or name == anchor}
+    )
+    found = {layer.name: layer for layer in quantized_layers(specs)}
+    assert {(layer.storage.method, layer.bits, layer.groups) for layer in found.values()} == {
+        ("lit-llama-gptq", bits, groups)
+    }
+    assert as_if_dense(specs, list(found.values())) == {
+        "transformer.wte.weight": specs["transformer.wte.weight"],
+        f"{anchor}.weight": TensorSpec(f"{anchor}.weight", (LAYERS[anchor], 32), torch.float16),
+        "transformer.h.0.mlp.c_proj.weight": TensorSpec("transformer.h.0.mlp.c_proj.weight", (32, 80), torch.float16),
+    }
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        TensorSpec("transformer.wte.weight", (48,), torch.bfloat16),
+        TensorSpec("transformer.wte.weight", (48, 24), torch.bfloat16),
+        TensorSpec("transformer.wte.weight", (48, 0), torch.bfloat16),
+        TensorSpec("lm_head.quant_weight", (48, 16), torch.int32),
+        TensorSpec("lm_head.quant_weight", (48, 12), torch.uint8),
+        TensorSpec("lm_head.scales", (47, 1), torch.bfloat16),
+        TensorSpec("lm_head.zeros", (48, 2), torch.bfloat16),
+        TensorSpec("lm_head.scales", (48, 0), torch.bfloat16),
+        None,
+    ],
+    ids=str,
+)
+def test_lit_llama_that_does_not_fit_the_embedding_has_no_weight(changed: TensorSpec | None) -> None:
+    """Nothing is guessed: neither without an embedding, nor where the ratio to its width is no width of a code."""
+    specs = _lit_llama(4, lm_head=48)
+    if changed is None:
+        del specs["transformer.wte.weight"]
+    else:
+        specs[changed.name] = changed
+        if changed.shape == (48, 0) and changed.name.endswith("scales"):
+            specs["lm_head.zeros"] = replace(changed, name="lm_head.zeros")
+    (layer,) = quantized_layers(specs)
+    assert (layer.name, layer.bits, layer.groups, layer.weight) == ("lm_head", None, None, None)
 
 
 def test_dense_tensors_stay() -> None:

@@ -20,7 +20,7 @@ from tests.models import random_tokens, reference, reference_logits, save_weight
 
 def evaluated(directory: Path, dtype: str = "float32") -> Evaluated:
     model = load_model(directory, dtype)
-    return Evaluated(model.skeleton, model.checkpoint.reader, model.quantizer)
+    return Evaluated(model.skeleton, model.tensors)
 
 
 def scores(model: Path, against: Path | None, sequences: list[Tensor], workers: int = 1) -> Scores:
@@ -116,7 +116,7 @@ def test_a_tied_head_is_the_embedding(checkpoint: Checkpoint) -> None:
     """Where the checkpoint holds no head, the embedding is read for it; where it holds one, that is read."""
     directory = checkpoint(tie_word_embeddings=True)
     model = evaluated(directory)
-    assert "lm_head.weight" not in model.reader.specs
+    assert "lm_head.weight" not in model.tensors.specs
     assert torch.equal(model.parameter("lm_head.weight"), model.parameter("model.embed_tokens.weight"))
 
 

@@ -31,7 +31,7 @@ def build(directory: Path, dtype: torch.dtype = torch.float32, **changes: Any) -
 
 
 def evaluated(directory: Path, dtype: torch.dtype = torch.float32) -> Evaluated:
-    return Evaluated(build(directory, dtype), open_checkpoint(directory).reader, None)
+    return Evaluated(build(directory, dtype), open_checkpoint(directory).reader)
 
 
 def logits_of(model: Evaluated, sequences: list[Tensor], workers: int = 1) -> list[Tensor]:
@@ -93,7 +93,7 @@ def test_rotary_scaling_is_that_of_the_whole_model(
     """Base and scaling are found in either place of config.json, whichever transformers itself reads."""
     settings = {"rope_parameters": scaling | {"rope_theta": 25000.0}, "rope_theta": 25000.0}
     model, tokens = load_model(checkpoint(rope=rope, **settings), "float32"), random_tokens(1)
-    (logits,) = logits_of(Evaluated(model.skeleton, model.checkpoint.reader, None), tokens)
+    (logits,) = logits_of(Evaluated(model.skeleton, model.tensors), tokens)
     expected = reference_logits(reference(checkpoint(rope="both", **settings)), tokens[0])
     torch.testing.assert_close(logits, expected, atol=1e-6, rtol=0)
     plain = patch_config(

@@ -21,7 +21,7 @@ from llamaconv.plan.base import Plan
 from llamaconv.plan.quantization import plan_quantization
 from llamaconv.plan.selection import select_layers
 from llamaconv.quantizers.modes import quantizer_for_mode
-from llamaconv.sinks.safetensors import ShardedWriter
+from llamaconv.sinks.checkpoint import CheckpointWriter
 from llamaconv.sources.open import open_checkpoint
 from llamaconv.tasks.loading import load_model
 from llamaconv.tasks.quantize import plan
@@ -125,7 +125,7 @@ def test_however_little_memory_there_is_the_bytes_are_the_same(checkpoint: Check
             out = tmp_path / str(memory)
             out.mkdir()
             with Workers(2) as crew:
-                writer = ShardedWriter(out, tight.shards)
+                writer = CheckpointWriter(out, tight.shards)
                 execute(tight, model.checkpoint.reader, writer, Stream(crew), "quantizing")
                 writer.finish()
             seen[note] = digests(out)["model.safetensors"]

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 
 from llamaconv.errors import UnsupportedError, UsageError
-from llamaconv.quantizers.base import Quantizer
+from llamaconv.quantizers.base import Dequantizer, Quantizer
+from llamaconv.quantizers.bnb4 import Bnb4
 from llamaconv.quantizers.gptq import Gptq
 from llamaconv.quantizers.grids import AffineGrid
 from llamaconv.quantizers.llm_int8 import LlmInt8
@@ -68,7 +71,7 @@ def test_a_group_size_that_no_group_can_have_is_refused(mode: str, size: int) ->
 def test_the_configuration_names_its_quantizer(quantizer: Quantizer) -> None:
     """What a quantizer writes into config.json gives a quantizer that reads the checkpoint, and writes the same."""
     found = quantizer_of_checkpoint(quantizer.config())
-    assert type(found) is type(quantizer)
+    assert isinstance(found, type(quantizer))
     assert found.config() == quantizer.config()
 
 
@@ -82,9 +85,13 @@ def test_the_configuration_names_its_quantizer(quantizer: Quantizer) -> None:
         (GPTQ | {"dataset": "c4", "tokenizer": None, "use_exllama": True}, Gptq(AffineGrid(4), 128)),
         ({"quant_method": "bitsandbytes", "load_in_8bit": True}, LlmInt8(6.0)),
         ({"quant_method": "bitsandbytes", "_load_in_8bit": True, "llm_int8_threshold": 3}, LlmInt8(3.0)),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, Bnb4()),
+        ({"quant_method": "bitsandbytes", "_load_in_4bit": True, "_load_in_8bit": False}, Bnb4()),
+        ({"load_in_4bit": True, "load_in_8bit": False}, Bnb4()),
+        ({"load_in_8bit": True}, LlmInt8(6.0)),
     ],
 )
-def test_configurations_that_others_write(config: dict[str, Any], quantizer: Quantizer) -> None:
+def test_configurations_that_others_write(config: dict[str, Any], quantizer: Dequantizer) -> None:
     """Keys that are absent have the value that readers give them, and those that are not ours are passed over."""
     assert quantizer_of_checkpoint(config) == quantizer
 
@@ -102,7 +109,11 @@ def test_configurations_that_others_write(config: dict[str, Any], quantizer: Qua
             "GPTQ with bits=4, group_size=128 and checkpoint_format='marlin'",
         ),
         (
-            {"quant_method": "bitsandbytes", "load_in_4bit": True},
+            GPTQ | {"pack_dtype": "int16"},
+            "GPTQ with bits=4, group_size=128, packed in 'int16', and checkpoint_format='gptq'",
+        ),
+        (
+            {"quant_method": "bitsandbytes", "load_in_4bit": False},
             "quantization_config with quant_method='bitsandbytes' cannot be read",
         ),
         (
@@ -119,3 +130,15 @@ def test_what_cannot_be_read_is_named(config: dict[str, Any], message: str) -> N
         quantizer_of_checkpoint(config)
     assert caught.value.message == message
     assert caught.value.hint
+
+
+def test_reading_what_is_no_gptq_does_without_its_kernels() -> None:
+    """Compiling kernels takes long, so that numba is imported for GPTQ alone."""
+    code = (
+        "import sys\n"
+        "from llamaconv.quantizers.modes import quantizer_of_checkpoint\n"
+        "quantizer_of_checkpoint({'load_in_4bit': True})\n"
+        "print({'numba', 'transformers', 'bitsandbytes'} & set(sys.modules))"
+    )
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert child.stdout == "set()\n", child.stderr

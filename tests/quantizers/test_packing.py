@@ -1,24 +1,17 @@
 from __future__ import annotations
 
-import importlib.util
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llamaconv.errors import CheckpointError
 from llamaconv.quantizers.packing import CheckpointFormat, GptqWeight, pack, unpack
-
-BITS = [2, 3, 4, 8]
+from tests.quantizers.gptq_weights import BITS, random_codes, random_weight
 
 # 32 codes that count up from 0, and the words they make.
 #   2 bits: 3 2 1 0 is 11 10 01 00, one byte E4.
@@ -58,22 +51,6 @@ SYMMETRIC_ZEROS: Mapping[tuple[int, CheckpointFormat], list[int]] = {
 def unsigned(words: Tensor) -> list[int]:
     """int32 words as they look in a hex dump."""
     return [word & 0xFFFFFFFF for word in words.flatten().tolist()]
-
-
-def random_codes(seed: int, shape: tuple[int, ...], bits: int, least: int = 0) -> Tensor:
-    return torch.randint(least, 1 << bits, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
-
-
-def random_weight(seed: int, bits: int, format: CheckpointFormat, rows: int = 96, columns: int = 64) -> GptqWeight:
-    """A weight whose 3 groups are scattered over the columns, with all codes and zero points that can be stored."""
-    return GptqWeight(
-        codes=random_codes(seed, (rows, columns), bits),
-        scales=(0.01 + torch.rand(rows, 3, generator=torch.Generator().manual_seed(seed))).half(),
-        zeros=random_codes(seed + 1, (rows, 3), bits, least=1),
-        group_index=(torch.arange(columns, dtype=torch.int32) * 7) % 3,
-        bits=bits,
-        format=format,
-    )
 
 
 @pytest.mark.parametrize("bits", BITS)
@@ -237,40 +214,6 @@ def test_a_group_that_is_not_there_is_refused(group: int, message: str) -> None:
     assert caught.value.message == f"g_idx names groups {message} of 3"
 
 
-@pytest.fixture(scope="module")
-def packed_by_gptqmodel(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
-    """The tensors of ``random_weight`` at every width, packed by GPTQModel from what our ``dequantize`` gives.
-
-    In a process of its own: importing GPTQModel changes the environment variables of the process.
-    """
-    if importlib.util.find_spec("gptqmodel") is None:
-        pytest.skip("gptqmodel is not installed")
-    directory = tmp_path_factory.mktemp("gptqmodel")
-    weights = {bits: random_weight(bits, bits, "gptq_v2") for bits in BITS}
-    parts = {
-        f"{bits}.{name}": tensor
-        for bits, weight in weights.items()
-        for name, tensor in {
-            "weight": weight.dequantize(),
-            "scales": weight.scales.float(),
-            "zeros": weight.zeros.int(),
-            "g_idx": weight.group_index,
-        }.items()
-    }
-    save_file(parts, directory / "in.safetensors")
-    script = Path(__file__).with_name("pack_with_gptqmodel.py")
-    child = subprocess.run(
-        [sys.executable, script, "in.safetensors", "out.safetensors"],
-        cwd=directory,
-        env=os.environ | {"GPTQMODEL_DISABLE_PACK_EXT": "1"},  # or it compiles one
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert child.returncode == 0, child.stderr
-    return load_file(directory / "out.safetensors")
-
-
 @pytest.mark.interop
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("format", ["gptq", "gptq_v2"])
@@ -281,6 +224,6 @@ def test_gptqmodel_packs_the_same_bytes(
     """Both of GPTQModel's ways to pack on the CPU, and its step from v2 to v1, give our tensors bit for bit."""
     ours = random_weight(bits, bits, format).tensors()
     for name, tensor in ours.items():
-        theirs = packed_by_gptqmodel[f"{method}.{format}.{bits}.{name}"]
+        theirs = packed_by_gptqmodel[f"from_1.{method}.{format}.{bits}.{name}"]
         assert theirs.dtype == tensor.dtype, name
         assert torch.equal(theirs, tensor), name

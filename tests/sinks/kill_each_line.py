@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +27,7 @@ from llamaconv.sinks.publish import Publication
 from llamaconv.sinks.rename import aside_of, replace
 
 SINKS = Path(llamaconv.sinks.__file__).parent
-WRITER = str(SINKS / "safetensors.py")
+WRITERS = {str(SINKS / f"{name}.py") for name in ("checkpoint", "in_place", "safetensors", "skeleton", "torch_zip")}
 
 
 def write(out: Path, text: str, overwrite: bool, tensors: bool = False) -> None:
@@ -45,15 +46,16 @@ def fill_with_files(directory: Path, text: str) -> None:
 
 
 def fill_with_tensors(directory: Path, text: str) -> None:
-    """Two shards and an index."""
+    """Two shards and an index, and a torch file in a folder."""
     import torch  # a fork is four times as fast without it
 
-    from llamaconv.sinks.safetensors import ShardedWriter
-    from llamaconv.sinks.sharding import shard
+    from llamaconv.sinks.checkpoint import CheckpointWriter
+    from llamaconv.sinks.sharding import Shard, shard
     from llamaconv.tensors import TensorSpec
 
-    writer = ShardedWriter(directory, shard([TensorSpec(name, (3, 2), torch.int8) for name in "ab"], max_bytes=6))
-    for name in "ba":
+    a, b, c = (TensorSpec(name, (3, 2), torch.int8) for name in "abc")
+    writer = CheckpointWriter(directory, [*shard([a, b], max_bytes=6), Shard("deep/c.pth", (c,))])
+    for name in "bca":
         writer.write(name, torch.full((3, 2), len(text), dtype=torch.int8))
     (directory / "digests").write_text(str(writer.finish()))
 
@@ -77,11 +79,12 @@ def killed(action: Callable[[], object], lines: int) -> bool:
             nonlocal left
             if not frame.f_code.co_filename.startswith(str(SINKS)):
                 return None
-            left -= event == ("call" if frame.f_code.co_filename == WRITER else "line")
+            left -= event == ("call" if frame.f_code.co_filename in WRITERS else "line")
             if left == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
             return trace
 
+        threading.settrace(trace)
         sys.settrace(trace)
         action()
         os._exit(0)

@@ -36,6 +36,29 @@ def test_literal_shards_and_index() -> None:
     )
 
 
+def test_torch_files_are_named_and_indexed_as_transformers_did() -> None:
+    """Stem and suffix name the files, and the index after them."""
+    shards = shard([spec("a", 4), spec("b", 6)], max_bytes=6, stem="pytorch_model", suffix=".bin")
+    assert [part.filename for part in shards] == [
+        "pytorch_model-00001-of-00002.bin",
+        "pytorch_model-00002-of-00002.bin",
+    ]
+    assert index_filename(shards) == "pytorch_model.bin.index.json"
+    assert index(shards)["weight_map"] == {
+        "a": "pytorch_model-00001-of-00002.bin",
+        "b": "pytorch_model-00002-of-00002.bin",
+    }
+    single = shard([spec("a", 4)], max_bytes=6, stem="pytorch_model", suffix=".bin")
+    assert ([part.filename for part in single], index_filename(single)) == (["pytorch_model.bin"], None)
+
+
+def test_files_that_are_not_numbered_have_no_index() -> None:
+    """Those of tensor-parallel ranks hold the same names, which an index could not tell apart."""
+    ranks = [Shard(f"consolidated.{rank:02d}.pth", (spec(f"{rank:02d}/a", 4),), f"{rank:02d}/") for rank in range(2)]
+    assert index_filename(ranks) is None
+    assert index_filename([]) is None
+
+
 def test_one_shard_has_no_number_and_no_index() -> None:
     """What fits is a single file; another stem names it."""
     shards = shard([spec("a", 4), spec("b", 6)], max_bytes=10, stem="adapter")

@@ -32,7 +32,9 @@ def write_index(path: Path, weight_map: dict[str, str]) -> Path:
 
 def bits(tensor: Tensor) -> bytes:
     """The tensor's own memory, whatever its dtype; NaN equals NaN this way."""
-    return tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+    # Not contiguous(): it leaves odd strides along an axis of one as they are.
+    plain = tensor.clone(memory_format=torch.contiguous_format)
+    return plain.view(-1).view(torch.uint8).numpy().tobytes()
 
 
 def random_tensor(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> Tensor:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 from llamaconv.errors import CheckpointError, InputError, UnsupportedError
 from llamaconv.sources.open import open_checkpoint
 from tests.sources.files import write_index
+from tests.sources.torch_files import write_legacy, write_ranks, write_zip
 
 INDEX = "model.safetensors.index.json"
 
@@ -67,12 +69,15 @@ def test_a_directory_prefers_the_standard_names(tmp_path: Path, caplog: pytest.L
     """One odd file is used; model.safetensors goes before others; an index before both, which is said."""
     save(tmp_path / "odd.safetensors", "odd")
     assert list(open_checkpoint(tmp_path).reader.specs) == ["odd"]
+    assert not caplog.records
     save(tmp_path / "model.safetensors", "single")
     assert list(open_checkpoint(tmp_path).reader.specs) == ["single"]
-    assert not caplog.records
     sharded(tmp_path)
     assert list(open_checkpoint(tmp_path).reader.specs) == ["aa", "b", "ccc"]
-    assert caplog.messages == [f"{tmp_path}: {INDEX} is used, model.safetensors beside it is not"]
+    assert caplog.messages == [
+        f"{tmp_path}: model.safetensors is used, odd.safetensors beside it is not",
+        f"{tmp_path}: {INDEX} is used, model.safetensors, odd.safetensors beside it are not",
+    ]
 
 
 def test_several_files_without_an_index_are_one_checkpoint(tmp_path: Path) -> None:
@@ -122,7 +127,7 @@ def test_nothing_there_is_said_plainly(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     error = fault_of(tmp_path)
     assert error.message == f"{tmp_path}: no weights there, only config.json, tokenizer.json."
-    assert error.hint == "Give the folder that holds the *.safetensors files."
+    assert error.hint == "Give the folder that holds the weights, *.safetensors or torch files."
     for number in range(12):
         (tmp_path / f"a{number:02}").touch()
     assert fault_of(tmp_path).message.endswith("a09 and 4 more.")
@@ -130,14 +135,144 @@ def test_nothing_there_is_said_plainly(tmp_path: Path) -> None:
     assert fault_of(tmp_path / "link").message == (f"{tmp_path / 'link'}: cannot be read: No such file or directory.")
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "consolidated.00.pth", "model.pt", "model.ckpt"])
-def test_torch_files_are_not_read(tmp_path: Path, name: str) -> None:
-    """A pickle, alone in a folder, named itself, or named by an index, is refused by its name unread."""
-    (tmp_path / name).write_bytes(b"\x80\x02")
-    for given in (tmp_path, tmp_path / name, write_index(tmp_path / "index.json", {"a": name})):
+ORDER = [
+    ("pytorch_model.other.bin", "pytorch_model.other.bin"),
+    ("pytorch_model-00001-of-00001.bin", "pytorch_model-00001-of-00001.bin"),
+    ("7B/lit-llama.pth", "7B/lit-llama.pth"),
+    ("llama-gptq.4bit.pth", "llama-gptq.4bit.pth"),
+    ("lit_model.pth", "lit_model.pth"),
+    ("consolidated.00.pth", "consolidated.00.pth"),
+    ("pytorch_model.bin", "pytorch_model.bin"),
+    ("shard.bin", "pytorch_model.bin.index.json"),
+    ("other.safetensors", "other.safetensors"),
+    ("model.safetensors", "model.safetensors"),
+    ("shard.safetensors", "model.safetensors.index.json"),
+]
+
+
+def test_each_kind_of_weights_goes_before_the_last(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """From any torch file up to an index of safetensors, the better known name is used, and the others are named."""
+    for number, (file, used) in enumerate(ORDER):
+        path = tmp_path / file
+        path.parent.mkdir(exist_ok=True)
+        write_zip(path, {file: torch.full((2,), float(number))})
+        if used.endswith(".json"):
+            write_index(tmp_path / used, {file: file})
+        caplog.clear()
+        checkpoint = open_checkpoint(tmp_path)
+        assert checkpoint.directory == (path.parent if "/" in file else tmp_path)
+        assert checkpoint.reader[file].read().tolist() == [number] * 2
+        assert checkpoint.reader.holdings == {path: (file,)}
+        assert [message.partition(" is used, ")[0] for message in caplog.messages] == [f"{tmp_path}: {used}"] * bool(
+            number
+        )
+    assert caplog.messages == [
+        f"{tmp_path}: model.safetensors.index.json is used, consolidated.00.pth, lit_model.pth, llama-gptq.4bit.pth "
+        "and 6 more beside it are not"
+    ]
+
+
+def test_the_state_of_training_is_no_weights(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What a trainer leaves in the folder is neither opened nor missed."""
+    for name in ("training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth", "rng_state_0.pth"):
+        (tmp_path / name).touch()
+    assert fault_of(tmp_path).message.startswith(f"{tmp_path}: no weights there, only optimizer.pt, rng_state.pth")
+    write_zip(tmp_path / "weights.pt", {"a": torch.ones(1)})
+    assert list(open_checkpoint(tmp_path).reader.specs) == ["a"]
+    assert not caplog.records
+
+
+def test_mistrals_own_file_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its repositories hold the model twice: under the Hub's names, and under Mistral's in one file."""
+    save(tmp_path / "consolidated.safetensors", "own")
+    assert list(open_checkpoint(tmp_path).reader.specs) == ["own"]
+    assert not caplog.records
+    save(tmp_path / "model-00001-of-00002.safetensors", "a")
+    save(tmp_path / "model-00002-of-00002.safetensors", "b")
+    assert list(open_checkpoint(tmp_path).reader.specs) == ["a", "b"]
+    assert caplog.messages == [
+        f"{tmp_path}: model-00001-of-00002.safetensors and 1 more are used, consolidated.safetensors beside it is not"
+    ]
+
+
+@pytest.mark.parametrize("given", ["", "pytorch_model.bin.index.json"])
+def test_an_index_of_torch_shards(tmp_path: Path, given: str) -> None:
+    """As of safetensors: all shards, and whatever they and the index say differently is named."""
+    write_zip(tmp_path / "pytorch_model-00001-of-00002.bin", {"a": torch.ones(1), "b": torch.ones(2)})
+    write_legacy(tmp_path / "pytorch_model-00002-of-00002.bin", {"c": torch.ones(3)})
+    weights = {"a": "pytorch_model-00001-of-00002.bin", "c": "pytorch_model-00002-of-00002.bin"}
+    path = write_index(tmp_path / "pytorch_model.bin.index.json", weights | {"b": weights["a"]})
+    reader = open_checkpoint(tmp_path / given).reader
+    assert list(reader.specs) == ["a", "b", "c"]
+    assert reader.files[-1] == path
+    assert reader["c"].read().tolist() == [1] * 3
+    write_index(path, weights | {"gone": weights["c"]})
+    assert fault_of(tmp_path / given).message == (
+        f"{path}: tensor 'gone' should be in {weights['c']!r}, which lacks it.\n"
+        f"{path}: tensor 'b' in {weights['a']!r} is not named by the index."
+    )
+    (tmp_path / weights["c"]).unlink()
+    assert fault_of(tmp_path / given).message == f"{path}: the shard {weights['c']!r} is missing."
+
+
+def test_torch_shards_without_an_index(tmp_path: Path) -> None:
+    """Their numbers tell how many there are."""
+    write_zip(tmp_path / "pytorch_model-00001-of-00003.bin", {"a": torch.ones(1)})
+    write_zip(tmp_path / "pytorch_model-00003-of-00003.bin", {"c": torch.ones(1)})
+    assert fault_of(tmp_path).message == f"{tmp_path}: the shard 'pytorch_model-00002-of-00003.bin' is missing."
+    write_zip(tmp_path / "pytorch_model-00002-of-00003.bin", {"b": torch.ones(1)})
+    assert list(open_checkpoint(tmp_path).reader.specs) == ["a", "b", "c"]
+
+
+def test_metas_ranks_are_one_checkpoint(tmp_path: Path) -> None:
+    """Several files have prefixes, one has none; a gap in their numbers is named."""
+    one = write_ranks(tmp_path / "one", [{"w": torch.ones(2)}])
+    assert list(open_checkpoint(one).reader.specs) == ["w"]
+    three = write_ranks(tmp_path / "three", [{"w": torch.full((2,), float(rank))} for rank in range(3)])
+    reader = open_checkpoint(three).reader
+    assert {name: reader[name].read().tolist() for name in reader.specs} == {
+        "00/w": [0, 0],
+        "01/w": [1, 1],
+        "02/w": [2, 2],
+    }
+    assert list(open_checkpoint(three / "consolidated.01.pth").reader.specs) == ["w"]
+    for rank in range(2):
+        (three / f"consolidated.{rank:02}.pth").unlink()
+    assert fault_of(three).message == (
+        f"{three}: the shard 'consolidated.00.pth' is missing.\n{three}: the shard 'consolidated.01.pth' is missing."
+    )
+
+
+def test_lit_llamas_folder_may_be_the_one_above(tmp_path: Path) -> None:
+    """One model in a subfolder is meant; of several, or of two forms of one, none is."""
+    seven = tmp_path / "7B"
+    seven.mkdir()
+    (tmp_path / "tokenizer.model").touch()
+    write_zip(seven / "lit-llama.pth", {"w": torch.ones(1)})
+    for given in (tmp_path, seven, seven / "lit-llama.pth"):
+        checkpoint = open_checkpoint(given)
+        assert (checkpoint.directory, checkpoint.reader.files) == (seven, (seven / "lit-llama.pth",))
+    write_zip(seven / "llama-gptq.4bit.pth", {"w": torch.ones(1)})
+    error = fault_of(tmp_path)
+    assert error.message == f"{seven}: several models: lit-llama.pth, llama-gptq.4bit.pth."
+    assert error.hint == "Give one of these files."
+    (tmp_path / "13B").mkdir()
+    write_zip(tmp_path / "13B" / "lit-llama.pth", {"w": torch.ones(1)})
+    error = fault_of(tmp_path)
+    assert error.message == f"{tmp_path}: lit-llama's weights are in 13B, 7B."
+    assert error.hint == "Give one of these folders."
+
+
+def test_a_pickle_of_more_than_tensors_is_refused(tmp_path: Path) -> None:
+    """Alone in a folder, named itself, or named by an index."""
+    path = tmp_path / "pytorch_model.bin"
+    path.write_bytes(pickle.dumps(save))
+    for given in (tmp_path, path, write_index(tmp_path / "index.json", {"a": path.name})):
         error = fault_of(given, UnsupportedError)
-        assert error.message == f"{tmp_path / name}: torch files (pickles) are not read."
-        assert error.hint == "Use a safetensors checkpoint of the model."
+        assert error.message == (
+            f"{path}: the pickle in it wants {__name__}.save; only tensors are taken from a pickle, "
+            "and nothing in it was run."
+        )
 
 
 OUTSIDE = [

@@ -13,14 +13,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from llamaconv.errors import CheckpointError
-from llamaconv.sources.safetensors import SafetensorsReader, read_header, read_headers
+from llamaconv.sources.files import FilesReader
+from llamaconv.sources.safetensors import read_safetensors
 from llamaconv.sources.safetensors_header import DTYPES
 from llamaconv.tensors import TensorSpec
 from tests.sources.files import bits, entry, random_tensor, write_raw
 
 
-def reader_of(*paths: Path) -> SafetensorsReader:
-    return SafetensorsReader(read_headers(paths))
+def reader_of(*paths: Path) -> FilesReader:
+    return FilesReader([read_safetensors(path) for path in paths])
 
 
 @given(st.data())
@@ -44,6 +45,8 @@ def test_reads_what_the_library_reads(tmp_path_factory: pytest.TempPathFactory, 
             read = reader[name].read()
             assert (read.dtype, read.shape) == (tensor.dtype, tensor.shape)
             assert bits(read) == bits(file.get_tensor(name)) == bits(tensor)
+            raw = [path.read_bytes()[e.offset : e.offset + e.nbytes] for e in reader[name].extents]
+            assert raw == [bits(tensor)] * bool(tensor.numel())
 
 
 def test_a_read_tensor_is_its_callers_own(tmp_path: Path) -> None:
@@ -97,37 +100,15 @@ def test_two_hundred_shards_need_one_descriptor(tmp_path: Path) -> None:
     assert len(os.listdir("/dev/fd")) == held
 
 
-def test_files_are_merged_in_the_given_order(tmp_path: Path) -> None:
-    """Specs follow the files, and within a file the data; the index comes last among the files."""
-    save_file({"z": torch.zeros(3, dtype=torch.int8), "y": torch.zeros(2)}, tmp_path / "2")
-    save_file({"x": torch.zeros(4)}, tmp_path / "1")
-    headers = read_headers([tmp_path / "2", tmp_path / "1"])
-    reader = SafetensorsReader(headers, index=tmp_path / "index.json")
-    assert list(reader.specs) == ["y", "z", "x"]
-    assert reader.files == (tmp_path / "2", tmp_path / "1", tmp_path / "index.json")
-
-
-def test_a_tensor_in_two_files_is_refused(tmp_path: Path) -> None:
-    """Which of the two would count is nobody's guess; all such tensors are named."""
-    save_file({"a": torch.zeros(1), "b": torch.zeros(2), "c": torch.zeros(3)}, tmp_path / "1")
-    save_file({"a": torch.zeros(1), "b": torch.zeros(2)}, tmp_path / "2")
-    with pytest.raises(CheckpointError) as caught:
-        reader_of(tmp_path / "1", tmp_path / "2")
-    one, two = tmp_path / "1", tmp_path / "2"
-    assert caught.value.message == (
-        f"Tensor 'a' is both in {one} and in {two}.\nTensor 'b' is both in {one} and in {two}."
-    )
-
-
 def test_a_file_that_changes_after_its_header_was_read_is_noticed(tmp_path: Path) -> None:
     """Bytes read by the offsets of an older header would be garbage, so they are not returned."""
     path = write_raw(tmp_path / "x.safetensors", {"a": entry([2], 0, 8)}, bytes(8))
-    lazy = SafetensorsReader([read_header(path)])["a"]
+    lazy = reader_of(path)["a"]
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(CheckpointError) as caught:
         lazy.read()
     assert caught.value.message == (
-        f"{path}: the file changed after its header was read, so tensor 'a' cannot be trusted."
+        f"{path}: the file changed after its header was read, so its tensors cannot be trusted."
     )
     path.unlink()
     with pytest.raises(CheckpointError) as caught:
@@ -139,6 +120,6 @@ def test_only_headers_are_read_before_read(tmp_path: Path) -> None:
     """A checkpoint of 1 TiB of holes opens at once."""
     path = write_raw(tmp_path / "x.safetensors", {"a": entry([2**38], 0, 2**40), "b": entry([], 2**40, 2**40 + 4)})
     os.truncate(path, path.stat().st_size + 2**40 + 4)
-    reader = SafetensorsReader([read_header(path)])
+    reader = reader_of(path)
     assert reader.specs["a"].nbytes == 2**40
     assert reader["b"].read().item() == 0.0

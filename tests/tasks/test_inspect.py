@@ -212,11 +212,13 @@ def test_a_directory_needs_a_config(tmp_path: Path) -> None:
 
 
 def test_input_errors_are_raised(tmp_path: Path) -> None:
-    """No weights, torch files and remote code are refused as by every task."""
+    """No weights, damaged ones and remote code are refused as by every task."""
     with pytest.raises(CheckpointError, match=r"is empty\.$"):
         inspect(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"PK\x03\x04")
-    with pytest.raises(UnsupportedError, match=r"torch files \(pickles\) are not read\.$"):
+    with pytest.raises(
+        CheckpointError, match=r"truncated: the zip archive's directory, which is at its end, is missing\.$"
+    ):
         inspect(tmp_path)
     _write(tmp_path, _tensors(), auto_map={"AutoConfig": "x.Y"})
     with pytest.raises(UnsupportedError, match=r"remote code is never run\.$"):

@@ -1,0 +1,193 @@
+"""What a conversion is to write: steps, files, and the description beside them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from llamaconv.casts import output_dtype
+from llamaconv.config import ModelConfig, with_both_rope_forms
+from llamaconv.digests import sha256_bytes
+from llamaconv.errors import UnsupportedError, UsageError
+from llamaconv.layouts import lit_llama_facts, meta_llama
+from llamaconv.layouts.hugging_face import HEAD
+from llamaconv.layouts.known import HUGGING_FACE, LAYOUTS
+from llamaconv.layouts.operations import Identity
+from llamaconv.layouts.rules import EMBEDDING, Layout, Rule
+from llamaconv.layouts.view import Tensors
+from llamaconv.plan.base import Step
+from llamaconv.plan.conversion import conversion_steps
+from llamaconv.sinks.in_place import tensor_bytes
+from llamaconv.sinks.sharding import Shard, shard
+from llamaconv.tasks.comparison import same_bits
+from llamaconv.tasks.convert_quantized import from_lit_llama, to_lit_llama
+from llamaconv.tasks.settings import ConvertSettings
+from llamaconv.tasks.source import Source
+from llamaconv.tensors import TensorSpec
+
+__all__ = ["Target", "target_of"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What comes of a source.
+
+    Attributes:
+        layout: Of the output.
+        reader: What steps read.
+        steps: What is done.
+        shards: The weight files.
+        proof: The tensors that must be read back from the output, under Hugging Face's names, as if dense.
+        copied: Whether the output must hold them as they are stored.
+        files: The descriptions, by name.
+        notes: What the layout's code does slightly differently.
+    """
+
+    layout: Layout
+    reader: Tensors
+    steps: tuple[Step, ...]
+    shards: tuple[Shard, ...]
+    proof: Tensors
+    copied: bool = False
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def target_of(source: Source, settings: ConvertSettings) -> Target:
+    """What the settings make of a source.
+
+    Raises:
+        UnsupportedError: The layout cannot hold the model; all facts are listed.
+        UsageError: Settings that the layout has no use for.
+    """
+    _require_sense(settings)
+    layout = _layout(source.config, settings)
+    quantized = source.quantization is not None and not settings.dequantize
+    if layout is HUGGING_FACE:
+        return _to_hugging_face(source, settings, quantized)
+    size = _lit_llama_size(source.config, settings) if layout.name == "lit-llama" else ""
+    files = {layout.config_file: layout.description(source.config)} if layout.config_file else {}
+    if layout.name == "litgpt" and source.layout is HUGGING_FACE:
+        files |= _config_json(source, settings)  # as litgpt itself keeps it
+    if quantized:
+        reader, filename = source.stored, f"{size}/llama-gptq.{{}}bit.pth"
+        steps, bits = to_lit_llama(source, layout)
+        shards: tuple[Shard, ...] = (Shard(filename.format(bits), _written(steps)),)
+        return Target(
+            layout, reader, steps, shards, source.tensors(), False, files, tuple(layout.warnings(source.config))
+        )
+    reader = source.tensors(_dense_dtype(source.config))
+    steps = conversion_steps(reader, layout.rules(source.config), output_dtype(settings.dtype))
+    notes = (*layout.warnings(source.config), *_head_left_out(source.config, reader))
+    return Target(layout, reader, steps, _shards(layout, size, _written(steps)), reader, False, files, notes)
+
+
+def _to_hugging_face(source: Source, settings: ConvertSettings, quantized: bool) -> Target:
+    files = _config_json(source, settings)
+    if quantized and source.layout is not HUGGING_FACE:
+        steps, quantization = from_lit_llama(source)
+        raw = json.loads(files["config.json"]) | {"quantization_config": quantization}
+        files = {"config.json": _json(raw), "quantize_config.json": _json(quantization)}
+        shards = _hugging_face_shards(_written(steps), settings)
+        return Target(HUGGING_FACE, source.stored, steps, shards, source.tensors(), False, files)
+    copied = source.layout is HUGGING_FACE and not settings.dequantize
+    reader = source.stored if copied else source.tensors(_dense_dtype(source.config))
+    rules = [Rule((name,), (name,), Identity()) for name in reader.specs]
+    steps = conversion_steps(reader, rules, output_dtype(settings.dtype))
+    return Target(HUGGING_FACE, reader, steps, _hugging_face_shards(_written(steps), settings), reader, copied, files)
+
+
+def _written(steps: Sequence[Step]) -> tuple[TensorSpec, ...]:
+    return tuple(spec for step in steps for spec in step.writes)
+
+
+def _hugging_face_shards(specs: Sequence[TensorSpec], settings: ConvertSettings) -> tuple[Shard, ...]:
+    stem, suffix = ("model", ".safetensors") if settings.format == "safetensors" else ("pytorch_model", ".bin")
+    return shard(specs, settings.max_shard_size, stem, suffix)
+
+
+def _shards(layout: Layout, size: str, specs: tuple[TensorSpec, ...]) -> tuple[Shard, ...]:
+    if layout.name == "litgpt":
+        return (Shard("lit_model.pth", specs),)
+    if layout.name == "lit-llama":
+        return (Shard(f"{size}/lit-llama.pth", specs),)
+    prefixes = [f"{rank:02d}/" for rank in range(layout.ranks)] if layout.ranks > 1 else [""]
+    return tuple(
+        Shard(f"consolidated.{rank:02d}.pth", tuple(spec for spec in specs if spec.name.startswith(prefix)), prefix)
+        for rank, prefix in enumerate(prefixes)
+    )
+
+
+def _head_left_out(config: ModelConfig, reader: Tensors) -> list[str]:
+    """The config is trusted: a head that it ties is the embedding, whatever else is stored."""
+    if not config.tied or HEAD not in reader.specs or same_bits(reader[HEAD], reader[EMBEDDING]):
+        return []
+    digests = [sha256_bytes(tensor_bytes(reader[name].read())) for name in (HEAD, EMBEDDING)]
+    return [
+        f"config.json ties {HEAD} (sha256 {digests[0][:12]}) to {EMBEDDING} (sha256 {digests[1][:12]}), "
+        "but they differ; the embedding is taken for both, as transformers takes it"
+    ]
+
+
+def _require_sense(settings: ConvertSettings) -> None:
+    """Refuse settings that the layout has no use for."""
+    idle = {
+        "--tensor-parallel": settings.tensor_parallel != 1 and settings.to != "meta",
+        "--embedding-split": settings.embedding_split is not None and settings.to != "meta",
+        "--size": settings.size is not None and settings.to != "lit-llama",
+        "--format": settings.format == "torch" and settings.to != "hf",
+    }
+    named = [option for option, without_effect in idle.items() if without_effect]
+    if named:
+        raise UsageError(f"Without effect with --to {settings.to}: {', '.join(named)}.")
+
+
+def _layout(config: ModelConfig, settings: ConvertSettings) -> Layout:
+    if settings.to != "meta":
+        return LAYOUTS[settings.to]
+    axis = settings.embedding_split or meta_llama.embedding_axis(config)
+    return meta_llama.layout(settings.tensor_parallel, axis)
+
+
+def _lit_llama_size(config: ModelConfig, settings: ConvertSettings) -> str:
+    """The folder where lit-llama's scripts look; one that the user names is for code that builds the model itself."""
+    LAYOUTS["lit-llama"].rules(config)  # what the layout cannot hold at all comes first
+    facts = lit_llama_facts.stock_obstacles(config)
+    size = settings.size or (None if facts else lit_llama_facts.size_of(config))
+    if size is None:
+        raise UnsupportedError(
+            "lit-llama's scripts cannot load this model:\n" + "\n".join(facts),
+            hint="litgpt holds every family; --size NAME writes the file all the same, for code that builds its own "
+            "LLaMAConfig.",
+            layout="lit-llama",
+            obstacles=facts,
+        )
+    return size
+
+
+def _dense_dtype(config: ModelConfig) -> torch.dtype:
+    """Of weights that were quantized: what config.json says of the model."""
+    return config.dtype or torch.float16
+
+
+def _config_json(source: Source, settings: ConvertSettings) -> dict[str, bytes]:
+    """config.json, and quantize_config.json if it still holds: the source's own bytes where nothing changes."""
+    config, dtype = source.config, output_dtype(settings.dtype)
+    dense = settings.dequantize and source.quantization is not None
+    if dtype is None and source.layout is HUGGING_FACE and not dense:
+        alone = source.checkpoint.directory / "quantize_config.json"
+        return {"config.json": config.source} | ({alone.name: alone.read_bytes()} if alone.is_file() else {})
+    raw: dict[str, Any] = with_both_rope_forms(config)
+    if dense:
+        raw.pop("quantization_config", None)
+    if dtype is not None:
+        raw |= dict.fromkeys(("dtype", "torch_dtype"), str(dtype).removeprefix("torch."))
+    return {"config.json": _json(raw)}
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
