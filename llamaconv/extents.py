@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from llamaconv.errors import CheckpointError
+
+if TYPE_CHECKING:  # the command line knows of files before it knows of torch
+    from torch import Tensor
 
 __all__ = ["MOST_PER_CALL", "Extent", "Stamp", "changed", "cut", "open_regular", "open_unchanged", "read_extents"]
 
@@ -105,6 +106,8 @@ def read_extents(extents: Sequence[Extent]) -> Tensor:
     Raises:
         CheckpointError: A file is gone, unreadable or not the one whose header was read.
     """
+    import torch
+
     # The device is explicit because models are built under a default of "meta".
     buffer = torch.empty(sum(extent.nbytes for extent in extents), dtype=torch.uint8, device="cpu")
     memory, done = buffer.numpy().data, 0

@@ -115,14 +115,13 @@ def _specs(specs: Sequence[Mapping[str, Any]]) -> str:
 
 def _tables(result: Mapping[str, Any]) -> Iterator[RenderableType]:
     difference = result["logits_difference"]
-    checked = (
-        None if difference is None else f"every tensor; logits differ by at most {number(difference)} of their size"
-    )
+    logits = "no logits" if difference is None else f"logits differ by at most {number(difference)} of their size"
+    checked = f"every tensor; {logits}" if result["verified"] else None
     yield facts(
         (
             ("wrote", f"{result['out']}, {size(result['bytes'])} in {plural(len(result['files']), 'file')}"),
             ("layout", f"{result['layout']}, from {result['source_layout']}"),
-            ("verified", checked or None),
+            ("verified", checked),
             *(("lost", loss) for loss in result["losses"]),
             ("took", f"{result['seconds']:.1f} s, {size(result['peak_rss'])} of memory"),
         )

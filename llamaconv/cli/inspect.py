@@ -43,7 +43,7 @@ def _tables(found: Mapping[str, Any]) -> Iterator[RenderableType]:
             ("dtypes", ", ".join(f"{name} {size(stored)}" for name, stored in found["dtypes"].items())),
             ("quantization", _quantization(found["quantization"])),
             ("output head", _head(found["tied"], found["head_stored"])),
-            (found["description"] or "description", _agreement(found["compared"], faults)),
+            (_description(found), _agreement(found["compared"], faults)),
             *(("", fault) for fault in faults),
         )
     )
@@ -63,6 +63,10 @@ def _tables(found: Mapping[str, Any]) -> Iterator[RenderableType]:
             ],
             left=2,
         )
+
+
+def _description(found: Mapping[str, Any]) -> str:
+    return found["description"] or ("description" if found["layout"] == "lit-llama" else "config.json")
 
 
 def _layout(found: Mapping[str, Any]) -> str | None:

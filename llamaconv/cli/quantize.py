@@ -99,6 +99,15 @@ if TYPE_CHECKING:
     type=click.Choice(["rtn"]),
     help="Round to nearest where a Hessian cannot be factored; without it, such a layer ends the run.",
 )
+@click.option(
+    "--layout",
+    type=click.Choice(["hf", "lit-llama"]),
+    default="hf",
+    help="Of DST. lit-llama's loader needs --group-size -1 and --lm-head.",
+)
+@click.option(
+    "--size", type=text, metavar="NAME", show_default="7B, 13B, 30B or 65B, by the width", help="lit-llama's folder."
+)
 @click.option("--overwrite", is_flag=True, help="Replace DST if it holds something.")
 @click.option("--dry-run", is_flag=True, help="Print the plan with its bytes, memory and FLOPs; write nothing.")
 @click.option("--report", "report_path", type=PATH, metavar="FILE", help="Write figures and timings as JSON.")
@@ -106,7 +115,7 @@ if TYPE_CHECKING:
 def command(source: Path, out: Path, dry_run: bool, report_path: Path | None, screen: Screen, **settings: Any) -> None:
     """Quantize the checkpoint SRC into the directory DST, which appears when it is whole.
 
-    SRC is a directory, a model.safetensors or its index.json. One decoder block is in memory at a time.
+    SRC is a directory, a weight file or an index.json, in any layout. One decoder block is in memory at a time.
     """
     _require_sense(out, dry_run, report_path, settings)
     from llamaconv.tasks.quantize import QuantizeSettings, plan, quantize
@@ -126,6 +135,8 @@ def command(source: Path, out: Path, dry_run: bool, report_path: Path | None, sc
 def _require_sense(out: Path, dry_run: bool, report_path: Path | None, settings: Mapping[str, Any]) -> None:
     """Refuse options that have no effect together."""
     context = click.get_current_context()
+    if settings["size"] is not None and settings["layout"] != "lit-llama":
+        refuse("Without effect but with --layout lit-llama: --size.")
     if settings["mode"] == "llm.int8":
         idle = [
             "/".join((*option.opts, *option.secondary_opts))

@@ -48,7 +48,7 @@ class ConvertResult:
         tensors: In the output; ``bytes`` of data in ``files``.
         losses: What the dtype lost of each tensor, where that was allowed.
         verified: Whether the output was read back and compared.
-        logits_difference: The largest, over the source's largest logit, where it was verified.
+        logits_difference: The largest, over the source's largest logit, where it was verified and can be run.
         notes: What the user should know.
         seconds: Of the whole run.
         peak_rss: Of the whole process, bytes.
@@ -162,7 +162,7 @@ def _write_files(files: Mapping[str, bytes], directory: Path) -> dict[str, str]:
     return {name: sha256_bytes(content) for name, content in files.items()}
 
 
-def _verified(prepared: _Prepared, directory: Path, settings: ConvertSettings, report: Report) -> float:
+def _verified(prepared: _Prepared, directory: Path, settings: ConvertSettings, report: Report) -> float | None:
     from llamaconv.tasks.convert_verify import verify  # transformers, and with it a second of start-up
 
     return verify(prepared.source, prepared.target, directory, settings, report)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llamaconv.casts import Loss
+from llamaconv.errors import ConfigError
+from llamaconv.json_files import read_object
+from llamaconv.sinks.manifest import MANIFEST
 from llamaconv.tasks.convert_target import Target
 from llamaconv.tasks.provenance import libraries, version
 from llamaconv.tasks.source import Source
 
 __all__ = ["manifest"]
+
+logger = logging.getLogger(__name__)
 
 # Settings that have no say in the bytes.
 _LEFT_OUT = ("workers", "overwrite", "verify", "layout")
@@ -42,8 +48,21 @@ def manifest(
         "settings": {name: value for name, value in settings.items() if name not in _LEFT_OUT and value is not None},
         "source_layout": source.layout.name,
         "source": dict(sorted(sources.items())),
+        "source_manifest": _of_source(source),
         "layout": target.layout.name,
         "losses": sorted(str(loss) for loss in losses),
         "notes": list(notes),
         "outputs": dict(sorted(outputs.items())),
     }
+
+
+def _of_source(source: Source) -> dict[str, Any] | None:
+    """How the source came to be, where it says so itself."""
+    path = source.home / MANIFEST
+    if not path.is_file():
+        return None
+    try:
+        return read_object(path)[1]
+    except ConfigError as error:
+        logger.warning("%s is left out of the output's own: %s", path, error)
+        return None

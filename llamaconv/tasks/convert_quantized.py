@@ -18,6 +18,7 @@ from llamaconv.tasks.source import Source
 __all__ = ["from_lit_llama", "to_lit_llama"]
 
 _LOADED_BITS = (4, 8)
+_HEAD = HEAD.removesuffix(".weight")  # the same in both layouts
 
 
 def to_lit_llama(source: Source, layout: Layout) -> tuple[tuple[Step, ...], int]:
@@ -56,7 +57,9 @@ def from_lit_llama(source: Source) -> tuple[tuple[Step, ...], dict[str, Any]]:
             f"{source.checkpoint.directory}: only some layers are quantized:\n" + "\n".join(dense),
             hint="--dequantize makes dense weights of all.",
         )
-    zeros = [source.stored[f"{layer.name}.zeros"].read() for layer in source.layers]
+    vocabulary = source.config.vocab_size  # padding below it is cut off
+    zeros = [source.stored[f"{layer.name}.zeros"].read() for layer in source.layers if layer.name != _HEAD]
+    zeros.append(source.stored[f"{_HEAD}.zeros"].read()[:vocabulary])
     middle = 1 << (dequantizer.bits - 1)
     # The first format stores zero points less one, and has no place for 0.
     packing: CheckpointFormat = "gptq_v2" if any(bool((part < 1).any()) for part in zeros) else "gptq"

@@ -29,7 +29,7 @@ from llamaconv.tasks.settings import ConvertSettings
 from llamaconv.tasks.source import Source
 from llamaconv.tensors import TensorSpec
 
-__all__ = ["Target", "target_of"]
+__all__ = ["Target", "require_lit_llama", "target_of"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def target_of(source: Source, settings: ConvertSettings) -> Target:
     quantized = source.quantization is not None and not settings.dequantize
     if layout is HUGGING_FACE:
         return _to_hugging_face(source, settings, quantized)
-    size = _lit_llama_size(source.config, settings) if layout.name == "lit-llama" else ""
+    size = require_lit_llama(source.config, settings.size) if layout.name == "lit-llama" else ""
     files = {layout.config_file: layout.description(source.config)} if layout.config_file else {}
     if layout.name == "litgpt" and source.layout is HUGGING_FACE:
         files |= _config_json(source, settings)  # as litgpt itself keeps it
@@ -153,11 +153,19 @@ def _layout(config: ModelConfig, settings: ConvertSettings) -> Layout:
     return meta_llama.layout(settings.tensor_parallel, axis)
 
 
-def _lit_llama_size(config: ModelConfig, settings: ConvertSettings) -> str:
-    """The folder where lit-llama's scripts look; one that the user names is for code that builds the model itself."""
+def require_lit_llama(config: ModelConfig, size: str | None) -> str:
+    """The name of the folder where lit-llama's scripts look for a model.
+
+    Args:
+        config: The model.
+        size: A name that the user gives, for code of his own that builds the model.
+
+    Raises:
+        UnsupportedError: lit-llama cannot hold the model, or, without a name, its scripts cannot load it.
+    """
     LAYOUTS["lit-llama"].rules(config)  # what the layout cannot hold at all comes first
     facts = lit_llama_facts.stock_obstacles(config)
-    size = settings.size or (None if facts else lit_llama_facts.size_of(config))
+    size = size or (None if facts else lit_llama_facts.size_of(config))
     if size is None:
         raise UnsupportedError(
             "lit-llama's scripts cannot load this model:\n" + "\n".join(facts),

@@ -156,8 +156,8 @@ def _native(path: Path, checkpoint: Checkpoint, layout: Layout) -> Inspection:
         source = open_native(checkpoint, layout, Given())
     except InputError as error:
         faults = tuple(error.message.splitlines())
-    hub = source.tensors().specs if source else {}
-    quantization, _ = describe_quantization(checkpoint.directory, None, layers, hub)
+    hub, dense = source.tensors().specs if source else {}, as_if_dense(specs, layers)
+    quantization, _ = describe_quantization(checkpoint.directory, None, layers, dense)
     config = source.config if source else None
     heads = {name for template in layout.templates if template.hub == (HEAD,) for name in template.local}
     return Inspection(
@@ -171,7 +171,7 @@ def _native(path: Path, checkpoint: Checkpoint, layout: Layout) -> Inspection:
         bytes=sum(spec.nbytes for spec in specs.values()),
         dtypes=_bytes_by_dtype(specs.values()),
         quantization=quantization,
-        head_stored=any(name.partition("/")[2] in heads or name in heads for name in as_if_dense(specs, layers)),
+        head_stored=any(name.partition("/")[2] in heads or name in heads for name in dense),
         shards=_shards(checkpoint.reader),
         tensors=tuple(specs.values()),
         compared=source is not None,

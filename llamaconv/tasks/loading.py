@@ -32,6 +32,7 @@ __all__ = [
     "load_dense_model",
     "load_model",
     "load_source",
+    "open_dense",
 ]
 
 logger = logging.getLogger(__name__)
@@ -69,12 +70,23 @@ def load_model(path: Path, compute_dtype: str) -> LoadedModel:
     Raises:
         InputError: Anything missing, malformed, unsupported or in disagreement; all disagreements are listed.
     """
-    return load_source(open_source(path), compute_dtype)
+    source = open_source(path)
+    _tell(source)
+    return load_source(source, compute_dtype)
 
 
 def load_source(source: Source, compute_dtype: str) -> LoadedModel:
-    """As :func:`load_model`, for a checkpoint that is open."""
+    """As :func:`load_model`, for a checkpoint that is open.
+
+    Raises:
+        UnsupportedError: A mixture of experts: transformers 5 holds them fused, as no checkpoint does.
+    """
     config, tensors = source.config, source.tensors()
+    if config.experts is not None:
+        raise UnsupportedError(
+            f"{source.checkpoint.directory}: a mixture of {config.experts} experts in each layer",
+            hint="Mixtures of experts can be converted, not quantized or evaluated.",
+        )
     specs = {name: spec for name, spec in tensors.specs.items() if not is_derived(name)}
     skeleton = Skeleton.build(with_both_rope_forms(config), choose_dtype(compute_dtype, config.dtype))
     faults = _differences(skeleton, specs) if expected_tensors(config) is None else []
@@ -93,15 +105,33 @@ def load_dense_model(path: Path, compute_dtype: str) -> LoadedModel:
     Raises:
         UnsupportedError: It is quantized already, by whatever method.
     """
+    source = open_dense(path)
+    _tell(source)
+    model = load_source(source, compute_dtype)
+    _warn_if_ties_differ(model)
+    return model
+
+
+def open_dense(path: Path) -> Source:
+    """Open a checkpoint that is to be quantized.
+
+    Raises:
+        UnsupportedError: It is quantized already, by whatever method.
+        InputError: As ``open_source``.
+    """
     source = open_source(path)
     if source.quantization is not None:
         raise UnsupportedError(
             f"{source.checkpoint.directory}: already quantized ({_method(source.quantization)})",
             hint="Quantize the dense checkpoint it was made from.",
         )
-    model = load_source(source, compute_dtype)
-    _warn_if_ties_differ(model)
-    return model
+    return source
+
+
+def _tell(source: Source) -> None:
+    """What took its usual value because no file says otherwise."""
+    for note in source.notes:
+        logger.warning(note)
 
 
 def choose_dtype(name: str, stored: torch.dtype | None) -> torch.dtype:

@@ -19,7 +19,7 @@ from llamaconv.digests import sha256_file
 from llamaconv.execute import execute
 from llamaconv.memory import available_memory, peak_rss
 from llamaconv.model.stage_quantizer import StageQuantizer
-from llamaconv.model.stream import LayerReport, Stream
+from llamaconv.model.stream import Stream
 from llamaconv.plan.base import Plan
 from llamaconv.plan.costs import human
 from llamaconv.plan.quantization import plan_quantization
@@ -33,49 +33,15 @@ from llamaconv.tasks.companions import companions, require_readable
 from llamaconv.tasks.loading import LoadedModel, choose_device, choose_workers, load_dense_model
 from llamaconv.tasks.model_directory import patched_config, quantization_config, write_companions
 from llamaconv.tasks.provenance import version
+from llamaconv.tasks.quantize_lit_llama import quantize_for_lit_llama, require_loadable
 from llamaconv.tasks.quantize_manifest import manifest
+from llamaconv.tasks.quantize_result import QuantizeResult
 from llamaconv.tasks.runtimes import runtimes
 from llamaconv.tasks.settings import QuantizeSettings
 
 __all__ = ["QuantizeResult", "QuantizeSettings", "plan", "quantize"]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class QuantizeResult:
-    """What came of it.
-
-    Attributes:
-        out: The checkpoint.
-        mode: How it was quantized.
-        share_quantized: Quantized parameters over all 2-D parameters of the decoder blocks.
-        layers: What became of each layer.
-        shards: Weight files.
-        bytes: Of tensor data.
-        bits_per_weight: Of the quantized layers, with scales, zero points and indices.
-        notes: What the user should know.
-        runtimes: ``"yes"`` per runtime, or why not.
-        seconds: Of the whole run; ``stage_seconds`` per kind of work.
-        peak_rss: Of the whole process, bytes.
-    """
-
-    out: Path
-    mode: str
-    share_quantized: float
-    layers: tuple[LayerReport, ...]
-    shards: int
-    bytes: int
-    bits_per_weight: float
-    notes: tuple[str, ...]
-    runtimes: Mapping[str, str]
-    seconds: float
-    stage_seconds: Mapping[str, float]
-    peak_rss: int
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON-safe form."""
-        return asdict(self) | {"out": str(self.out)}
 
 
 @dataclass(frozen=True)
@@ -95,6 +61,8 @@ class _Prepared:
 def plan(source: Path, out: Path, settings: QuantizeSettings) -> Plan:
     """What :func:`quantize` would do, with its size, memory and arithmetic; writes nothing."""
     _require_apart(source, out)
+    if settings.layout == "lit-llama":
+        require_loadable(source, settings)
     plan, available = _prepare(source, settings, memory=None).plan, available_memory()
     if available is None or plan.peak_bytes <= available:
         return plan
@@ -111,8 +79,10 @@ def quantize(source: Path, out: Path, settings: QuantizeSettings, report: Report
         OutputError: A destination that cannot take the result.
         NumericalError: A layer that cannot be quantized.
     """
-    begun = perf_counter()
     _require_apart(source, out)
+    if settings.layout == "lit-llama":
+        return quantize_for_lit_llama(source, out, settings, report, quantize)
+    begun = perf_counter()
     prepared = _prepare(source, settings, available_memory())
     plan, model = prepared.plan, prepared.model
     directory = model.source.home
@@ -189,7 +159,7 @@ def _prepare(source: Path, settings: QuantizeSettings, memory: int | None) -> _P
     told = (*plan.notes, *_few_tokens(calibration, selection, specs, model))
     for note in told:
         logger.warning(note)
-    notes = (*(calibration.notes if calibration else ()), *told)
+    notes = (*model.source.notes, *(calibration.notes if calibration else ()), *told)
     return _Prepared(model, quantizer, selection, calibration, plan, workers, device, notes)
 
 

@@ -15,7 +15,7 @@ from llamaconv.tasks.settings import CALIBRATED_ONLY
 __all__ = ["manifest"]
 
 # Settings that have no say in the bytes, or that stand in the manifest by their content.
-_LEFT_OUT = ("device", "threads", "overwrite", "calibration")
+_LEFT_OUT = ("device", "threads", "overwrite", "calibration", "layout", "size")
 
 
 def manifest(

@@ -51,6 +51,8 @@ class QuantizeSettings:
         threads: Worker threads; never changes a bit of the result.
         max_shard_size: Bytes.
         fallback: ``"rtn"`` rounds to nearest where a Hessian cannot be factored; None fails.
+        layout: Of the output: ``"hf"``, or ``"lit-llama"`` for its ``ColBlockQuantizedLinear``.
+        size: Name of lit-llama's folder, None for the model that lit-llama looks up by its width.
         overwrite: Replace what is at the destination.
     """
 
@@ -73,6 +75,8 @@ class QuantizeSettings:
     threads: int | None = None
     max_shard_size: int = 5_000_000_000
     fallback: Literal["rtn"] | None = None
+    layout: Literal["hf", "lit-llama"] = "hf"
+    size: str | None = None
     overwrite: bool = False
 
 

@@ -17,6 +17,7 @@ def test_a_checkpoint_is_described(capsys: pytest.CaptureFixture[str]) -> None:
     assert streams.err == ""
     assert streams.out.splitlines() == [
         f"path          {MODEL}",
+        "layout        hf",
         "family        llama, LlamaForCausalLM",
         "shape         4 layers, width 256, MLP 640, 8 heads of 32 (2 for keys and values), vocabulary 1024",
         "parameters    2.89 M",
@@ -32,9 +33,9 @@ def test_tensors_are_listed_on_request(capsys: pytest.CaptureFixture[str]) -> No
     """--tensors adds every name with dtype, shape and size; without it the JSON has none."""
     assert main(["inspect", str(MODEL), "--tensors"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[10].split() == ["tensor", "dtype", "shape", "size"]
-    assert lines[12].split() == ["model.embed_tokens.weight", "bfloat16", "[1024,", "256]", "524", "kB"]
-    assert len(lines) == 12 + 38
+    assert lines[11].split() == ["tensor", "dtype", "shape", "size"]
+    assert lines[13].split() == ["model.embed_tokens.weight", "bfloat16", "[1024,", "256]", "524", "kB"]
+    assert len(lines) == 13 + 38
     assert main(["inspect", str(MODEL), "--json"]) == 0
     assert "tensors" not in json.loads(capsys.readouterr().out)
     assert main(["inspect", str(MODEL), "--json", "--tensors"]) == 0

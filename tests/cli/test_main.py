@@ -14,7 +14,7 @@ from llamaconv.cli import app, main
 from tests.cli.processes import command_line, environment, run
 
 HEAVY = ("torch", "numpy", "rich", "transformers", "safetensors", "huggingface_hub", "numba")
-COMMANDS = ["inspect", "quantize", "evaluate", "demo"]
+COMMANDS = ["inspect", "convert", "quantize", "evaluate", "demo"]
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)])

@@ -126,7 +126,7 @@ def test_however_little_memory_there_is_the_bytes_are_the_same(checkpoint: Check
             out.mkdir()
             with Workers(2) as crew:
                 writer = CheckpointWriter(out, tight.shards)
-                execute(tight, model.checkpoint.reader, writer, Stream(crew), "quantizing")
+                execute(tight, model.tensors, writer, Stream(crew), "quantizing")
                 writer.finish()
             seen[note] = digests(out)["model.safetensors"]
     counts = [match[1] if (match := re.search(r"forwards of (\d) of 5 samples", note)) else "5" for note in seen]

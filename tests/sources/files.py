@@ -1,4 +1,4 @@
-"""Safetensors files byte by byte, so that tests can make broken ones; tensors of any dtype."""
+"""Safetensors files, also byte by byte so that tests can make broken ones; tensors of any dtype."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from llamaconv.tensors import TensorSpec
+
+INDEX = "model.safetensors.index.json"
 
 
 def write_raw(path: Path, header: object, data: bytes = b"") -> Path:
@@ -28,6 +31,22 @@ def write_index(path: Path, weight_map: dict[str, str]) -> Path:
     """Write an index.json."""
     path.write_text(json.dumps({"metadata": {"total_size": 0}, "weight_map": weight_map}))
     return path
+
+
+def save(path: Path, *names: str) -> Path:
+    """One file with a tensor of its own value per name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: torch.full((2,), float(len(name))) for name in names}, path)
+    return path
+
+
+def sharded(directory: Path) -> Path:
+    """Two shards with an index; the index's order is not the shards'."""
+    save(directory / "model-00001-of-00002.safetensors", "b", "aa")
+    save(directory / "model-00002-of-00002.safetensors", "ccc")
+    weights = {"aa": "model-00001-of-00002.safetensors", "ccc": "model-00002-of-00002.safetensors"}
+    write_index(directory / INDEX, {**weights, "b": "model-00001-of-00002.safetensors"})
+    return directory
 
 
 def bits(tensor: Tensor) -> bytes:

@@ -108,57 +108,6 @@ def test_records_are_found_wherever_they_lie(tmp_path: Path) -> None:
     assert_same(read_torch_zip(path), torch.load(written, weights_only=True))
 
 
-@pytest.mark.parametrize("name", ["model", "state_dict", "module"])
-def test_the_model_may_be_one_level_down(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Beside the optimizer's state, which is passed over and named, and plain values, which are passed over."""
-    content = {
-        "step": 3,
-        "optimizer": {"state": {0: {"exp_avg": torch.zeros(2)}}},
-        name: {"w": torch.arange(3), "version": (1, torch.Size([2]), torch.float16, {1.5}, b"x", None, 1j)},
-    }
-    path = write_zip(tmp_path / "x.pth", content)
-    assert_same(read_torch_zip(path), {"w": torch.arange(3)})
-    assert caplog.messages == [f"{path}: tensors under 'optimizer' are passed over"]
-
-
-@pytest.mark.parametrize(
-    ("content", "fault"),
-    [
-        ({}, "holds no tensors by name, only nothing."),
-        ({"a": 1, "b": {"c": torch.ones(1)}}, "holds no tensors by name, only 'a', 'b'."),
-        (
-            {"state": {0: {"exp_avg": torch.ones(1)}}, "param_groups": []},
-            "holds no tensors by name, only 'state', 'param_groups'.",
-        ),
-        ({"model": {"inner": {"w": torch.ones(1)}}}, "holds no tensors by name, only 'model'."),
-        (
-            {"model": {"w": torch.ones(1)}, "module": {"w": torch.ones(1)}},
-            "holds several models, under 'model' and 'module'.",
-        ),
-        ([torch.ones(1)], "holds a list, not a dictionary of tensors by name."),
-        (torch.ones(1), "holds a single tensor, not a dictionary of tensors by name."),
-        ({0: torch.ones(1)}, "a tensor is called 0, which is no name."),
-        (
-            {"s": torch.ones(2, 2).to_sparse(), "w": torch.ones(1), "c": torch.ones(1, dtype=torch.complex64).conj()},
-            "tensor 's' is sparse.\n{path}: tensor 'c' is the conjugate or negative of what is stored.",
-        ),
-        ({"m": torch.ones(2, device="meta")}, "tensor 'm' has no data, only a shape."),
-    ],
-)
-def test_what_is_no_state_dict_is_refused(tmp_path: Path, content: object, fault: str) -> None:
-    """Nothing by name, two models, or tensors that are no plain ones, each by its name."""
-    path = write_zip(tmp_path / "x.pth", content)
-    assert refused(path, UnsupportedError).message == f"{path}: {fault.format(path=path)}"
-
-
-@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
-@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated:UserWarning")
-def test_quantized_tensors_are_refused_by_name(tmp_path: Path) -> None:
-    """Their scale is in the pickle, and nothing here would keep it."""
-    path = write_zip(tmp_path / "x.pth", {"w": torch.quantize_per_tensor(torch.ones(2), 0.5, 0, torch.qint8)})
-    assert refused(path, UnsupportedError).message == f"{path}: tensor 'w' is quantized."
-
-
 @pytest.mark.parametrize(
     ("storage", "offset", "shape", "stride", "fault"),
     [

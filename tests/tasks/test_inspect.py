@@ -94,6 +94,8 @@ def test_json_has_it_all(tmp_path: Path) -> None:
     assert found == inspect(tmp_path).to_json(tensors=False)
     assert found == {
         "path": str(tmp_path),
+        "layout": "hf",
+        "ranks": 1,
         "family": "llama",
         "model_type": "llama",
         "architectures": ["LlamaForCausalLM"],
@@ -107,6 +109,7 @@ def test_json_has_it_all(tmp_path: Path) -> None:
         "max_positions": 256,
         "rope_theta": 25000.0,
         "rope_scaling": None,
+        "description": "config.json",
         "tied": False,
         "head_stored": True,
         "parameters": _TINY_PARAMETERS,

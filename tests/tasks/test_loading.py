@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from llamaconv.casts import named_dtype
 from llamaconv.errors import ConfigError, UnsupportedError, UsageError
 from llamaconv.tasks.loading import (
     choose_device,
@@ -13,7 +14,6 @@ from llamaconv.tasks.loading import (
     choose_workers,
     load_dense_model,
     load_model,
-    named_dtype,
 )
 from tests.conftest import Checkpoint
 from tests.models import FAMILIES, load_weights, save_weights
@@ -25,7 +25,7 @@ def test_a_checkpoint_is_loaded_without_its_weights(checkpoint: Checkpoint, fami
     """Families with a table of ours, and others that transformers knows."""
     model = load_model(checkpoint(family, tie_word_embeddings=tied), "float32")
     assert model.config.model_type == family
-    assert model.quantizer is None
+    assert model.source.quantization is None
     assert ("lm_head.weight" in model.specs) == (not tied)
     assert all(parameter.is_meta for parameter in model.skeleton.model.parameters())
 

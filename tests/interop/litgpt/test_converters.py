@@ -13,8 +13,8 @@ from litgpt.scripts.convert_lit_checkpoint import convert_lit_checkpoint
 from torch import Tensor
 
 from llamaconv.tasks.convert import ConvertSettings, convert
-from tests.interop.litgpt.conversions import CASES, Case, Workshop, stored
-from tests.models import load_weights
+from tests.interop.litgpt.conversions import CASES, Case, Workshop, difference, stored
+from tests.models import load_weights, reference, reference_logits
 
 pytestmark = pytest.mark.interop
 
@@ -41,7 +41,7 @@ def test_there(workshop: Workshop, case: Case) -> None:
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.theirs], ids=str)
 def test_back(workshop: Workshop, case: Case, tmp_path: Path) -> None:
-    """``convert_from_litgpt``, which goes by the name that we wrote, makes the hub's tensors of our file; so do we."""
+    """``convert_from_litgpt``, which goes by the name that we wrote, makes the hub's tensors of our file."""
     made = workshop.make(case)
     convert_lit_checkpoint(made.litgpt, tmp_path / "theirs")
     theirs = torch.load(tmp_path / "theirs" / "model.pth", weights_only=True)
@@ -49,18 +49,26 @@ def test_back(workshop: Workshop, case: Case, tmp_path: Path) -> None:
     if case.config.get("tie_word_embeddings"):
         assert torch.equal(theirs.pop("lm_head.weight"), hub["model.embed_tokens.weight"])  # stored twice by litgpt
     _require_equal(theirs, hub)
-    convert(made.litgpt, tmp_path / "ours", ConvertSettings(to="hf"))
-    _require_equal(load_weights(tmp_path / "ours"), hub)
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if not case.theirs], ids=str)
-def test_back_where_litgpt_has_no_converter(workshop: Workshop, case: Case, tmp_path: Path) -> None:
-    """Biases everywhere: litgpt computes with them and has no way out; ours gives back the tensors."""
-    made = workshop.make(case)
+def test_litgpt_has_no_way_back(workshop: Workshop, case: Case, tmp_path: Path) -> None:
+    """It computes with biases everywhere, but its converter does not know them."""
     with pytest.raises(KeyError):
-        convert_lit_checkpoint(made.litgpt, tmp_path / "theirs")
-    convert(made.litgpt, tmp_path / "ours", ConvertSettings(to="hf"))
+        convert_lit_checkpoint(workshop.make(case).litgpt, tmp_path / "theirs")
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_our_way_back(workshop: Workshop, case: Case, tmp_path: Path) -> None:
+    """From litgpt's own files alone: the hub's tensors, and a config.json with which transformers computes the same."""
+    made = workshop.make(case)
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    for name in ("lit_model.pth", "model_config.yaml"):
+        shutil.copy(made.litgpt / name, alone)
+    convert(alone, tmp_path / "ours", ConvertSettings(to="hf"))
     _require_equal(load_weights(tmp_path / "ours"), load_weights(made.hub))
+    assert difference(reference_logits(reference(tmp_path / "ours"), made.tokens), made.logits) == 0
 
 
 def test_files_that_litgpt_saves(workshop: Workshop, tmp_path: Path) -> None:

@@ -106,9 +106,9 @@ def test_its_yarn_is_another() -> None:
     from transformers import LlamaConfig
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-    scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512, "rope_theta": 1e4}
+    scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}
     sizes = {"hidden_size": 64, "num_attention_heads": 1, "max_position_embeddings": 2048}
-    config = LlamaConfig(**sizes, rope_parameters=scaling)
+    config = LlamaConfig(**sizes, rope_theta=1e4, rope_scaling=scaling)
     theirs, scale = ROPE_INIT_FUNCTIONS["yarn"](config, torch.device("cpu"))
     facts = {"factor": 4.0, "beta_fast": 32, "beta_slow": 1, "original_max_seq_len": 512, "mscale": 1.0}
     cosine, _ = build_rope_cache(seq_len=2, n_elem=64, extra_config=facts)
