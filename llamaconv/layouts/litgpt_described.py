@@ -6,12 +6,9 @@ Source: litgpt 0.5.13 ``model.py``.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
-
-import torch
 
 from llamaconv.config import parse_config, with_both_rope_forms
 from llamaconv.errors import UnsupportedError
@@ -19,7 +16,7 @@ from llamaconv.json_files import shown
 from llamaconv.layouts.description import Described, Native
 from llamaconv.layouts.litgpt_config import LLAMA_3_SCALING, is_mistral
 from llamaconv.layouts.litgpt_fields import Adjustments, Fields, fields_in
-from llamaconv.layouts.llama_config import require_agreement
+from llamaconv.layouts.llama_config import dtype_keys, require_agreement
 
 __all__ = ["described"]
 
@@ -97,7 +94,7 @@ def described(native: Native) -> Described:
         **_switches(family, fields),
         **_window(family, fields, native, notes),
         **_unsaid(family, fields, native, notes),
-        **_dtype(native),
+        **dtype_keys(native.specs),
     }
     unknown = sorted(native.fields.keys() - Fields.model_fields.keys() - _ONLY.keys() - _IDLE)
     if unknown:
@@ -233,13 +230,3 @@ def _tokens(family: str, vocabulary: int) -> tuple[int | None, int | None, str]:
     if family == "llama":
         return (128_000, 128_001, "Llama 3") if vocabulary == 128_256 else (1, 2, "Llama 2")
     return 1, 2, family.capitalize()
-
-
-def _dtype(native: Native) -> dict[str, str]:
-    """The dtype of most of the weights' numbers, under both of its keys."""
-    sizes: Counter[torch.dtype] = Counter()
-    for spec in native.specs.values():
-        if spec.dtype.is_floating_point and spec.dtype.itemsize > 1:
-            sizes[spec.dtype] += spec.numel
-    names = [str(dtype).removeprefix("torch.") for dtype, _ in sizes.most_common(1)]
-    return {key: name for name in names for key in ("dtype", "torch_dtype")}

@@ -23,6 +23,8 @@ __all__ = ["InPlaceWriter", "tensor_bytes"]
 def tensor_bytes(tensor: Tensor) -> memoryview:
     """The tensor's values as bytes in row-major order: its own memory where it is contiguous, else a copy."""
     plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
+    if plain.stride()[-1:] not in ((), (1,)):  # an axis of one value may have any stride
+        plain = plain.clone(memory_format=torch.contiguous_format)
     return plain.view(-1).view(torch.uint8).numpy().data
 
 

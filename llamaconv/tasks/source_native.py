@@ -92,11 +92,12 @@ class _Native:
         """
         directory, layout = self.checkpoint.directory, self.layout
         path = directory / layout.config_file if layout.config_file else None
-        first = {name.removeprefix("00/"): spec for name, spec in self.stored.items() if name[:3] == "00/"}
+        specs = as_if_dense(self.checkpoint.reader.specs, self.layers)  # with what follows from the description
+        first = {name.removeprefix("00/"): spec for name, spec in specs.items() if name[:3] == "00/"}
         native = Native(
             path or self.checkpoint.reader.files[0],
             layout.read_fields(path) if path else {},
-            first or self.stored,
+            first or specs,
             layout.ranks,
             given,
         )

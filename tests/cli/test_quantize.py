@@ -46,7 +46,8 @@ def test_every_option_reaches_its_setting() -> None:
     arguments = (
         "--mode gptq.int3 --group-size -1 --asym --act-order --damp 0.05 --scales minmax --sweeps 0 --lm-head "
         "--skip *.q --skip *.k --calibration c.txt --samples 3 --seq-len 64 --seed 9 --device cuda:1 "
-        "--dtype float16 --compute-dtype float32 --threads 2 --max-shard-size 1MiB --fallback rtn --overwrite"
+        "--dtype float16 --compute-dtype float32 --threads 2 --max-shard-size 1MiB --fallback rtn "
+        "--layout lit-llama --size 7B --overwrite"
     )
     assert parsed(*arguments.split()) == {
         "mode": "gptq.int3",
@@ -68,6 +69,8 @@ def test_every_option_reaches_its_setting() -> None:
         "threads": 2,
         "max_shard_size": 2**20,
         "fallback": "rtn",
+        "layout": "lit-llama",
+        "size": "7B",
         "overwrite": True,
     }
 
