@@ -69,10 +69,16 @@ def _layout(name: str, fused: str, operation: Callable[[ModelConfig], Operation]
         obstacles,
         stores_tied_head=True,
         config_file="model_config.yaml",
-        description=lambda config: yaml_of(fields_of(config)),
+        description=lambda config: yaml_of(fields_of(config, _name(config))),
         read_fields=read_fields,
         described=described,
     )
+
+
+def _name(config: ModelConfig) -> str:
+    """What the model is called, where config.json says it; a folder's name is no part of a model."""
+    repository = config.raw.get("_name_or_path")
+    return repository.rpartition("/")[2] if isinstance(repository, str) else ""
 
 
 LAYOUT = _layout("litgpt", "attn.qkv", _fused)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -64,11 +65,12 @@ def target_of(source: Source, settings: ConvertSettings) -> Target:
         UnsupportedError: The layout cannot hold the model; all facts are listed.
         UsageError: Settings that the layout has no use for.
     """
-    _require_sense(settings)
-    layout = _layout(source.config, settings)
     quantized = source.quantization is not None and not settings.dequantize
+    _require_sense(settings, quantized)
+    layout = _layout(source.config, settings)
     if layout is HUGGING_FACE:
         return _to_hugging_face(source, settings, quantized)
+    rules = layout.rules(source.config)  # what cannot be held cannot be described either
     size = require_lit_llama(source.config, settings.size) if layout.name == "lit-llama" else ""
     files = {layout.config_file: layout.description(source.config)} if layout.config_file else {}
     if layout.name == "litgpt" and source.layout is HUGGING_FACE:
@@ -80,8 +82,8 @@ def target_of(source: Source, settings: ConvertSettings) -> Target:
         return Target(
             layout, reader, steps, shards, source.tensors(), False, files, tuple(layout.warnings(source.config))
         )
-    reader = source.tensors(_dense_dtype(source.config))
-    steps = conversion_steps(reader, layout.rules(source.config), output_dtype(settings.dtype))
+    reader = source.tensors(_dense_dtype(source.config, settings))
+    steps = conversion_steps(reader, rules, output_dtype(settings.dtype))
     notes = (*layout.warnings(source.config), *_head_left_out(source.config, reader))
     return Target(layout, reader, steps, _shards(layout, size, _written(steps)), reader, False, files, notes)
 
@@ -95,7 +97,7 @@ def _to_hugging_face(source: Source, settings: ConvertSettings, quantized: bool)
         shards = _hugging_face_shards(_written(steps), settings)
         return Target(HUGGING_FACE, source.stored, steps, shards, source.tensors(), False, files)
     copied = source.layout is HUGGING_FACE and not settings.dequantize
-    reader = source.stored if copied else source.tensors(_dense_dtype(source.config))
+    reader = source.stored if copied else source.tensors(_dense_dtype(source.config, settings))
     rules = [Rule((name,), (name,), Identity()) for name in reader.specs]
     steps = conversion_steps(reader, rules, output_dtype(settings.dtype))
     return Target(HUGGING_FACE, reader, steps, _hugging_face_shards(_written(steps), settings), reader, copied, files)
@@ -133,8 +135,8 @@ def _head_left_out(config: ModelConfig, reader: Tensors) -> list[str]:
     ]
 
 
-def _require_sense(settings: ConvertSettings) -> None:
-    """Refuse settings that the layout has no use for."""
+def _require_sense(settings: ConvertSettings, quantized: bool) -> None:
+    """Refuse settings that the layout, or a checkpoint that stays quantized, has no use for."""
     idle = {
         "--tensor-parallel": settings.tensor_parallel != 1 and settings.to != "meta",
         "--embedding-split": settings.embedding_split is not None and settings.to != "meta",
@@ -144,6 +146,11 @@ def _require_sense(settings: ConvertSettings) -> None:
     named = [option for option, without_effect in idle.items() if without_effect]
     if named:
         raise UsageError(f"Without effect with --to {settings.to}: {', '.join(named)}.")
+    if quantized and settings.dtype != "keep":
+        raise UsageError(
+            f"--dtype {settings.dtype}: the checkpoint is quantized, and the dtypes of its parts are part of the way.",
+            hint="--dequantize makes dense weights of it, in any dtype.",
+        )
 
 
 def _layout(config: ModelConfig, settings: ConvertSettings) -> Layout:
@@ -162,7 +169,10 @@ def require_lit_llama(config: ModelConfig, size: str | None) -> str:
 
     Raises:
         UnsupportedError: lit-llama cannot hold the model, or, without a name, its scripts cannot load it.
+        UsageError: The name is more than a folder's.
     """
+    if size is not None and (size != Path(size).name or size.startswith(".")):
+        raise UsageError(f"--size {size}: no name of a folder.", hint="Give a plain name, such as 7B.")
     LAYOUTS["lit-llama"].rules(config)  # what the layout cannot hold at all comes first
     facts = lit_llama_facts.stock_obstacles(config)
     size = size or (None if facts else lit_llama_facts.size_of(config))
@@ -177,9 +187,9 @@ def require_lit_llama(config: ModelConfig, size: str | None) -> str:
     return size
 
 
-def _dense_dtype(config: ModelConfig) -> torch.dtype:
-    """Of weights that were quantized: what config.json says of the model."""
-    return config.dtype or torch.float16
+def _dense_dtype(config: ModelConfig, settings: ConvertSettings) -> torch.dtype:
+    """Of weights that were quantized: what config.json says of the model; all there is where a cast follows."""
+    return config.dtype or torch.float16 if settings.dtype == "keep" else torch.float32
 
 
 def _config_json(source: Source, settings: ConvertSettings) -> dict[str, bytes]:

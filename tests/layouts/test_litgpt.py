@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import yaml
 
 from llamaconv.config import ModelConfig
 from llamaconv.layouts.hugging_face import expected_tensors
@@ -45,3 +46,13 @@ def test_every_tensor_of_a_mixture_is_placed_once(layout: Layout) -> None:
     assert sum(spec.numel for spec in specs.values()) == sum(torch.Size(shape).numel() for shape in shapes.values())
     assert specs["transformer.h.1.mlp.gate.weight"].shape == (3, 48)
     assert specs["transformer.h.1.mlp.experts.2.proj.weight"].shape == (48, 80)
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [("meta-llama/Llama-3.1-8B-Instruct", "Llama-3.1-8B-Instruct"), (..., "Llama"), ("", "Llama"), (7, "Llama")],
+)
+def test_the_description_has_the_models_own_name(said: object, name: str) -> None:
+    """litgpt chooses a prompt's style by it; config.json tells it in the repository, if at all."""
+    fields = yaml.safe_load(LAYOUT.description(config(_name_or_path=said)))
+    assert fields["name"] == name
