@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,6 +36,10 @@ class Loss:
     overflowed: int
     flushed: int
 
+    def to_json(self) -> dict[str, Any]:
+        """JSON-safe form."""
+        return asdict(self) | {"dtype": str(self.dtype).removeprefix("torch.")}
+
     def __bool__(self) -> bool:
         return bool(self.overflowed or self.flushed)
 
@@ -52,13 +57,18 @@ def cast(name: str, tensor: Tensor, dtype: torch.dtype | None) -> tuple[Tensor, 
     """
     if dtype is None or not tensor.is_floating_point() or tensor.dtype == dtype:
         return tensor, None
+    if torch.promote_types(tensor.dtype, dtype) == dtype:  # it holds every value
+        return tensor.to(dtype), Loss(name, dtype, tensor.numel(), 0, 0)
     values = tensor.reshape(-1)
     result = torch.empty(values.shape, dtype=dtype, device=tensor.device)
     overflowed = flushed = 0
     for before, after in zip(values.split(_CHUNK), result.split(_CHUNK), strict=True):
         after.copy_(before)
-        overflowed += int((torch.isfinite(before) & ~torch.isfinite(after)).sum())
-        flushed += int(((before != 0) & (after == 0)).sum())
+        flushed += int(torch.count_nonzero(before)) - int(torch.count_nonzero(after))
+        low, high = (float(extreme) for extreme in torch.aminmax(before))
+        limit = torch.finfo(dtype).max
+        if not -limit <= low <= high <= limit:  # NaN among them, or what may have become infinite
+            overflowed += int((torch.isfinite(before) & ~torch.isfinite(after)).sum())
     return result.view(tensor.shape), Loss(name, dtype, tensor.numel(), overflowed, flushed)
 
 

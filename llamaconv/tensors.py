@@ -52,8 +52,15 @@ class LazyTensor:
         read: Gets it.
         extents: Where its bytes lie in files, in row-major order, one run after the other; empty if they lie nowhere
             as they are, or if there are none.
+        extra_bytes: Memory that reading takes for a while beside the tensor itself.
     """
 
     spec: TensorSpec
     read: Callable[[], Tensor]
     extents: tuple[Extent, ...] = ()
+    extra_bytes: int = 0
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most memory that reading takes."""
+        return self.spec.nbytes + self.extra_bytes

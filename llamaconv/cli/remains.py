@@ -17,7 +17,8 @@ def remains(out: Path) -> Callable[[], str]:
     def explain() -> str:
         if _manifest_inode(out) != before:
             return f"{out} is complete."
-        unfinished = [path for path in (Path(f"{out}.partial"), out / ".partial") if path.exists()]
+        places = (Path(f"{out}.partial"), out / ".partial", Path(f"{out}.gptq"), Path(f"{out}.gptq.partial"))
+        unfinished = [path for path in places if path.exists()]
         left = "".join(f" Unfinished work is in {path}." for path in unfinished)
         return f"{out} is as it was before.{left}"
 

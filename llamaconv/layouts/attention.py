@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from llamaconv.layouts.operations import Operation, cat
+from llamaconv.layouts.operations import Operation, cat, require
 
 __all__ = ["Interleave", "Rotary"]
 
@@ -31,15 +31,14 @@ class Rotary:
     moves_rows: ClassVar = True
 
     def apply(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return tuple(self._permuted(tensor) for tensor in tensors)
-
-    def _permuted(self, tensor: Tensor) -> Tensor:
+        require(tensors, self.takes)
+        (tensor,) = tensors
         rows, *rest = tensor.shape
         if rows % (2 * self.heads):
             raise ValueError(f"{rows} rows are no {self.heads} heads of pairs")
         half = rows // self.heads // 2
         split = (2, half) if self.to_pairs else (half, 2)
-        return tensor.reshape(self.heads, *split, *rest).transpose(1, 2).reshape(tensor.shape)
+        return (tensor.reshape(self.heads, *split, *rest).transpose(1, 2).reshape(tensor.shape),)
 
     def inverse(self) -> Rotary:
         return Rotary(self.heads, not self.to_pairs)
@@ -73,6 +72,7 @@ class Interleave:
         return self.queries * self.head_dim, self.head_dim, self.head_dim
 
     def apply(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        require(tensors, self.takes, rows=tuple(self.groups * part for part in self._parts))
         shaped = [
             tensor.reshape(self.groups, part, *tensor.shape[1:])
             for tensor, part in zip(tensors, self._parts, strict=True)
@@ -94,11 +94,12 @@ class _Deinterleave:
     moves_rows: ClassVar = True
 
     def apply(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        (whole,) = tensors
         parts = self.forward._parts
+        require(tensors, self.takes, rows=(self.forward.groups * sum(parts),))
+        (whole,) = tensors
         grouped = whole.reshape(self.forward.groups, sum(parts), *whole.shape[1:])
         copies = (part.clone(memory_format=torch.contiguous_format) for part in grouped.split(parts, 1))
-        return tuple(part.reshape(-1, *whole.shape[1:]) for part in copies)
+        return tuple(part.flatten(0, 1) for part in copies)
 
     def inverse(self) -> Interleave:
         return self.forward

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from llamaconv.errors import ConfigError
 from llamaconv.extents import open_regular
 from llamaconv.json_files import config_error, parsed, shown
 
@@ -29,6 +30,8 @@ def read_fields(path: Path) -> dict[str, Any]:
         CheckpointError: It cannot be read, or is no regular file.
         ConfigError: Over 100 kB, or as ``fields_in``.
     """
+    if not path.exists():
+        raise ConfigError(f"{path} does not exist.", hint="It belongs beside the weights.", file=str(path))
     with open_regular(path) as (descriptor, _), open(descriptor, "rb", closefd=False) as file:
         source = file.read(MAX_BYTES + 1)
     if len(source) > MAX_BYTES:

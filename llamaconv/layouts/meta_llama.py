@@ -76,6 +76,7 @@ def layout(ranks: int = 1, embedding: Axis = "columns") -> Layout:
         description=_params_json,
         read_fields=lambda path: read_object(path)[1],
         described=described,
+        warnings=_warnings,
     )
 
 
@@ -100,6 +101,12 @@ def _spread(whole: Callable[[ModelConfig], Operation], spread: Operation, config
 
 def _params_json(config: ModelConfig) -> bytes:
     return (json.dumps(params_of(config), indent=2) + "\n").encode()
+
+
+def _warnings(config: ModelConfig) -> list[str]:
+    """Llama 3.2 is read with its own factor by us, not by Meta's code."""
+    factor = (config.rope_scaling or {}).get("factor", 8)
+    return [] if factor == 8 else [f"rope scaling with factor {factor:g}; Meta's own code computes with 8"]
 
 
 def _indivisible(config: ModelConfig, ranks: int, embedding: Axis) -> list[str]:

@@ -23,6 +23,7 @@ __all__ = [
     "Parallel",
     "Replicate",
     "cat",
+    "require",
 ]
 
 
@@ -50,7 +51,7 @@ class Operation(Protocol):
         """The tensors on the other side; meta tensors give meta tensors of the right shapes.
 
         Raises:
-            ValueError: Shapes that the operation cannot take.
+            ValueError: Shapes that the operation cannot take, or another number of tensors.
         """
         ...
 
@@ -68,6 +69,7 @@ class Identity:
     moves_rows: ClassVar = True
 
     def apply(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        require(tensors, self.takes, axes=0)
         return tensors
 
     def inverse(self) -> Identity:
@@ -94,9 +96,7 @@ class Concat:
         return len(self.rows)
 
     def apply(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        found = tuple(tensor.shape[0] for tensor in tensors)
-        if found != self.rows:
-            raise ValueError(f"parts of {found} rows where {self.rows} belong")
+        require(tensors, self.takes, rows=self.rows)
         return (cat(tensors),)
 
     def inverse(self) -> Operation:
@@ -119,6 +119,7 @@ class _Split:
         return len(self.rows)
 
     def apply(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        require(tensors, self.takes)
         (whole,) = tensors
         if whole.shape[0] != sum(self.rows):
             raise ValueError(f"{whole.shape[0]} rows where {' + '.join(map(str, self.rows))} belong")
@@ -153,6 +154,7 @@ class Divide:
         return self.axis == 0
 
     def apply(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        require(tensors, self.takes, axes=self.axis + 1)
         (whole,) = tensors
         size, remainder = divmod(whole.shape[self.axis], self.parts)
         if remainder:
@@ -183,6 +185,8 @@ class _Join:
         return self.forward.moves_rows
 
     def apply(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        require(tensors, self.takes, axes=self.forward.axis + 1)
+        _require_one_shape(tensors, "parts")
         return (cat(tensors, self.forward.axis),)
 
     def inverse(self) -> Divide:
@@ -209,8 +213,8 @@ class Replicate:
         return self.copies
 
     def apply(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        (tensor,) = tensors
-        return (tensor,) * self.copies
+        require(tensors, self.takes, axes=0)
+        return tensors * self.copies
 
     def inverse(self) -> Operation:
         return _First(self)
@@ -232,8 +236,8 @@ class _First:
         return self.forward.copies
 
     def apply(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        if len({tensor.shape for tensor in tensors}) != 1:
-            raise ValueError(f"copies of different shapes, {', '.join(str(list(t.shape)) for t in tensors)}")
+        require(tensors, self.takes, axes=0)
+        _require_one_shape(tensors, "copies")
         return tensors[:1]
 
     def inverse(self) -> Replicate:
@@ -259,9 +263,8 @@ class Pad:
     moves_rows: ClassVar = True
 
     def apply(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        require(tensors, self.takes, rows=(self.rows,))
         (tensor,) = tensors
-        if tensor.shape[0] != self.rows:
-            raise ValueError(f"{tensor.shape[0]} rows where {self.rows} belong")
         return (cat((tensor, tensor.new_zeros((self.padded - self.rows, *tensor.shape[1:])))),)
 
     def inverse(self) -> Operation:
@@ -279,9 +282,8 @@ class _Unpad:
     moves_rows: ClassVar = True
 
     def apply(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        require(tensors, self.takes, rows=(self.forward.padded,))
         (tensor,) = tensors
-        if tensor.shape[0] != self.forward.padded:
-            raise ValueError(f"{tensor.shape[0]} rows where {self.forward.padded} belong")
         return (tensor[: self.forward.rows].clone(),)
 
     def inverse(self) -> Pad:
@@ -310,8 +312,7 @@ class Parallel:
         return all(operation.moves_rows for operation in self.operations)
 
     def apply(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        if len(tensors) != self.takes:
-            raise ValueError(f"{len(tensors)} tensors where {self.takes} belong")
+        require(tensors, self.takes, axes=0)
         results: list[Tensor] = []
         for operation in self.operations:
             results += operation.apply(tensors[: operation.takes])
@@ -322,7 +323,8 @@ class Parallel:
         return Parallel(tuple(operation.inverse() for operation in self.operations))
 
     def __str__(self) -> str:
-        return ", ".join(map(str, self.operations))
+        words = list(map(str, self.operations))
+        return words[0] if set(words) == {str(Identity())} else ", ".join(words)
 
 
 @dataclass(frozen=True)
@@ -352,7 +354,8 @@ class Chain:
         return Chain(tuple(operation.inverse() for operation in reversed(self.operations)))
 
     def __str__(self) -> str:
-        return "; ".join(str(operation) for operation in self.operations if operation != Identity()) or str(Identity())
+        words = list(map(str, self.operations))
+        return "; ".join(word for word in words if word != str(Identity())) or str(Identity())
 
 
 def cat(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
@@ -369,3 +372,33 @@ def cat(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
         return torch.cat(tuple(tensors), axis)
     length = sum(tensor.shape[axis] for tensor in tensors)
     return first.new_empty((*first.shape[:axis], length, *first.shape[axis + 1 :]))
+
+
+def require(tensors: Sequence[Tensor], count: int, *, axes: int = 1, rows: tuple[int, ...] | None = None) -> None:
+    """Refuse what an operation cannot be applied to.
+
+    Args:
+        tensors: What it is given.
+        count: How many it takes.
+        axes: How many each must have at least: 1 where rows are moved, 2 where columns are.
+        rows: Of each tensor, in order; None if that is not for sure.
+
+    Raises:
+        ValueError: Says what is there and what belongs there.
+    """
+    if len(tensors) != count:
+        raise ValueError(f"the tensors are {len(tensors)}, not {count}")
+    for tensor in tensors:
+        if tensor.ndim < axes:
+            raise ValueError(f"a tensor of shape {list(tensor.shape)} has no axis {axes - 1}")
+    if rows is None:
+        return
+    found = tuple(tensor.shape[0] for tensor in tensors)
+    if found != rows:
+        there, expected = (found[0], rows[0]) if count == 1 else (f"parts of {found}", rows)
+        raise ValueError(f"{there} rows where {expected} belong")
+
+
+def _require_one_shape(tensors: Sequence[Tensor], what: str) -> None:
+    if len({tensor.shape for tensor in tensors}) > 1:
+        raise ValueError(f"{what} of different shapes, {', '.join(str(list(t.shape)) for t in tensors)}")

@@ -8,7 +8,7 @@ gathered by row, in the memory of the result and one input.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import accumulate
 from math import prod
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from llamaconv.extents import Extent, cut, read_extents
-from llamaconv.layouts.operations import Operation
+from llamaconv.layouts.operations import Chain, Identity, Operation, Parallel
 from llamaconv.tensors import LazyTensor, TensorSpec
 
 __all__ = ["RowMap", "lazily", "row_maps"]
@@ -81,7 +81,7 @@ class RowMap:
         return positions, self._numbers[positions] - self._bases[source]
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def row_maps(operation: Operation, rows: tuple[int, ...]) -> tuple[RowMap, ...]:
     """For each result of an operation that moves rows, where its rows come from; made once for all layers.
 
@@ -108,10 +108,23 @@ def lazily(operation: Operation, inputs: Sequence[LazyTensor], names: Sequence[s
     """
     metas = tuple(torch.empty(lazy.spec.shape, dtype=lazy.spec.dtype, device="meta") for lazy in inputs)
     specs = [TensorSpec.of(name, meta) for name, meta in zip(names, operation.apply(metas), strict=True)]
+    if _does_nothing(operation):
+        return tuple(replace(lazy, spec=spec) for lazy, spec in zip(inputs, specs, strict=True))
     if not operation.moves_rows or not all(lazy.spec.shape for lazy in inputs):
-        return tuple(LazyTensor(spec, partial(_apply, operation, inputs, index)) for index, spec in enumerate(specs))
+        all_of_it = sum(lazy.spec.nbytes for lazy in inputs) + sum(spec.nbytes for spec in specs)
+        extra = all_of_it + max(lazy.extra_bytes for lazy in inputs)
+        return tuple(
+            LazyTensor(spec, partial(_apply, operation, inputs, index), extra_bytes=extra - spec.nbytes)
+            for index, spec in enumerate(specs)
+        )
     maps = row_maps(operation, tuple(lazy.spec.shape[0] for lazy in inputs))
     return tuple(_moved(spec, rows, inputs) for spec, rows in zip(specs, maps, strict=True))
+
+
+def _does_nothing(operation: Operation) -> bool:
+    if isinstance(operation, Chain | Parallel):
+        return all(map(_does_nothing, operation.operations))
+    return isinstance(operation, Identity)
 
 
 def _apply(operation: Operation, inputs: Sequence[LazyTensor], index: int) -> Tensor:
@@ -122,7 +135,9 @@ def _moved(spec: TensorSpec, rows: RowMap, inputs: Sequence[LazyTensor]) -> Lazy
     extents = _extents(spec, rows, inputs)
     if extents:
         return LazyTensor(spec, partial(_read, spec, extents), extents)
-    return LazyTensor(spec, partial(_gather, spec, rows, inputs))
+    used = [inputs[source] for source in rows.sources]
+    extra = max((lazy.spec.nbytes if lazy.extents else lazy.peak_bytes for lazy in used), default=0)
+    return LazyTensor(spec, partial(_gather, spec, rows, inputs), extra_bytes=extra)
 
 
 def _read(spec: TensorSpec, extents: Sequence[Extent]) -> Tensor:
@@ -146,7 +161,7 @@ def _gather(spec: TensorSpec, rows: RowMap, inputs: Sequence[LazyTensor]) -> Ten
     """The result, its rows put where they belong one input after the other, as bytes: any dtype will do."""
     width = prod(spec.shape[1:]) * spec.dtype.itemsize
     result = torch.zeros((spec.shape[0], width), dtype=torch.uint8, device="cpu")
-    for source in rows.sources:
+    for source in rows.sources if width else ():
         _place(result, inputs[source], *rows.rows_from(source))
     return result.view(-1).view(spec.dtype).reshape(spec.shape)
 

@@ -46,25 +46,30 @@ class Rearrange:
         return tuple(self._stored(spec) for spec in local_specs([self.rule], hub).values())
 
     def peak_bytes(self, inputs: Sequence[LazyTensor]) -> int:
-        """The most memory it takes: a result and an input, or all of both where it is no matter of rows."""
-        if not self.rule.operation.moves_rows:
-            written = self.writes({lazy.spec.name: lazy.spec for lazy in inputs})
+        """The most memory it takes; none where bytes go from file to file."""
+        if self._at_once:
             read = sum(lazy.spec.nbytes for lazy in inputs)
-            return read + max(read, sum(spec.nbytes for spec in written))
-        largest = max(lazy.spec.nbytes for lazy in inputs)
+            written = self.writes({lazy.spec.name: lazy.spec for lazy in inputs})
+            cast = max(spec.nbytes for spec in written) if self.dtype else 0
+            return 2 * read + max(cast, *(lazy.extra_bytes for lazy in inputs))
         peak = 0
         for made in lazily(self.rule.operation, inputs, self.rule.local):
-            if not made.extents:
-                peak = max(peak, made.spec.nbytes + max(largest, self._stored(made.spec).nbytes))
-            elif self._casts(made.spec):
-                peak = max(peak, made.spec.nbytes + self._stored(made.spec).nbytes)
+            if self._casts(made.spec):
+                peak = max(peak, made.peak_bytes, made.spec.nbytes + self._stored(made.spec).nbytes)
+            elif not made.extents:
+                peak = max(peak, made.peak_bytes)
         return peak
+
+    @property
+    def _at_once(self) -> bool:
+        """Whether all results come from one reading of the inputs."""
+        return not self.rule.operation.moves_rows and self.rule.operation.gives > 1
 
     def __call__(
         self, source: Mapping[str, LazyTensor], stream: Ledger
     ) -> Iterator[tuple[str, Tensor | tuple[Extent, ...]]]:
         inputs = [source[name] for name in self.rule.hub]
-        if not self.rule.operation.moves_rows and self.rule.operation.gives > 1:  # read the inputs once for all
+        if self._at_once:
             tensors = self.rule.operation.apply(tuple(lazy.read() for lazy in inputs))
             for name, tensor in zip(self.rule.local, tensors, strict=True):
                 yield name, self._cast(name, tensor, stream)

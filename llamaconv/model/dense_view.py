@@ -81,7 +81,8 @@ class DenseView:
         spec = self.specs[name]
         if name not in self._layers:
             return self._reader[name]
-        return LazyTensor(spec, partial(self._dequantized, self._layers[name], spec))
+        # Codes of a byte, float32 values, and a scale and a zero point for each of them while they are multiplied.
+        return LazyTensor(spec, partial(self._dequantized, self._layers[name], spec), extra_bytes=13 * spec.numel)
 
     def _dequantized(self, layer: QuantizedLayer, spec: TensorSpec) -> Tensor:
         if self._dequantizer is None or self._dequantizer.marker != layer.storage.marker:

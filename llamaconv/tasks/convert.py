@@ -85,7 +85,7 @@ def plan(source: Path, out: Path, settings: ConvertSettings) -> ConversionPlan:
     """What :func:`convert` would do, with every rule, its shapes and bytes and the memory; writes nothing."""
     _require_apart(source, out)
     prepared = _prepare(source, settings)
-    return ConversionPlan.of(prepared.source, prepared.plan)
+    return ConversionPlan.of(prepared.source, prepared.target, prepared.plan)
 
 
 def convert(source: Path, out: Path, settings: ConvertSettings, report: Report = silent) -> ConvertResult:

@@ -75,8 +75,10 @@ def from_lit_llama(source: Source) -> tuple[tuple[Step, ...], dict[str, Any]]:
 
 def _facts(source: Source, layout: Layout) -> list[str]:
     """Why lit-llama's loader does not take the weights as they are quantized, one fact each."""
-    if layout.name != "lit-llama" or source.layout is not HUGGING_FACE:
+    if layout.name != "lit-llama":
         return ["it has dense weights only"]
+    if source.layout is not HUGGING_FACE:
+        return ["they are in its own format already"]
     quantization, layers = source.quantization or {}, _by_weight(source)
     if quantization.get("quant_method") != "gptq":
         return [f"quantized by {quantization.get('quant_method')}; it loads GPTQ"]

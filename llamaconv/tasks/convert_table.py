@@ -9,6 +9,7 @@ from typing import Any
 from llamaconv.layouts.operations import Identity
 from llamaconv.layouts.rules import Rule
 from llamaconv.plan.base import Plan
+from llamaconv.tasks.convert_target import Target
 from llamaconv.tasks.source import Source
 from llamaconv.tensors import TensorSpec
 
@@ -41,15 +42,17 @@ class ConversionPlan:
     plan: Plan
 
     @classmethod
-    def of(cls, source: Source, plan: Plan) -> ConversionPlan:
+    def of(cls, source: Source, target: Target, plan: Plan) -> ConversionPlan:
         """The plan, told in the source's names."""
         made_by = {name: rule for rule in source.rules for name in rule.hub}
+        parts: dict[str, tuple[str, ...]] = {}
+        if target.reader is not source.stored:  # which has the weights that these stand for
+            parts = {layer.weight.name: layer.parts for layer in source.layers if layer.weight is not None}
         rows = []
         for step in plan.steps:
             origins = list(dict.fromkeys(made_by[name] for name in step.reads if name in made_by))
             names = [name for rule in origins for name in rule.local] or list(step.reads)
-            stored = source.checkpoint.reader.specs
-            reads = tuple(stored[name] for name in names if name in stored)
+            reads = tuple(source.stored.specs[part] for name in names for part in parts.get(name, (name,)))
             rows.append(Row(reads, _words(origins, step.operation), step.writes, step.peak_bytes))
         return cls(tuple(rows), plan)
 

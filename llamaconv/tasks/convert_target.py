@@ -73,7 +73,7 @@ def target_of(source: Source, settings: ConvertSettings) -> Target:
     rules = layout.rules(source.config)  # what cannot be held cannot be described either
     size = require_lit_llama(source.config, settings.size) if layout.name == "lit-llama" else ""
     files = {layout.config_file: layout.description(source.config)} if layout.config_file else {}
-    if layout.name == "litgpt" and source.layout is HUGGING_FACE:
+    if layout.name == "litgpt" and (source.layout is HUGGING_FACE or source.beside):
         files |= _config_json(source, settings)  # as litgpt itself keeps it
     if quantized:
         reader, filename = source.stored, f"{size}/llama-gptq.{{}}bit.pth"
@@ -148,7 +148,7 @@ def _require_sense(settings: ConvertSettings, quantized: bool) -> None:
         raise UsageError(f"Without effect with --to {settings.to}: {', '.join(named)}.")
     if quantized and settings.dtype != "keep":
         raise UsageError(
-            f"--dtype {settings.dtype}: the checkpoint is quantized, and the dtypes of its parts are part of the way.",
+            f"--dtype {settings.dtype}: the checkpoint is quantized, and what it stores has the dtypes of its format.",
             hint="--dequantize makes dense weights of it, in any dtype.",
         )
 
@@ -189,7 +189,7 @@ def require_lit_llama(config: ModelConfig, size: str | None) -> str:
 
 def _dense_dtype(config: ModelConfig, settings: ConvertSettings) -> torch.dtype:
     """Of weights that were quantized: what config.json says of the model; all there is where a cast follows."""
-    return config.dtype or torch.float16 if settings.dtype == "keep" else torch.float32
+    return (config.dtype or torch.float16) if settings.dtype == "keep" else torch.float32
 
 
 def _config_json(source: Source, settings: ConvertSettings) -> dict[str, bytes]:
@@ -197,8 +197,8 @@ def _config_json(source: Source, settings: ConvertSettings) -> dict[str, bytes]:
     config, dtype = source.config, output_dtype(settings.dtype)
     dense = settings.dequantize and source.quantization is not None
     if dtype is None and source.layout is HUGGING_FACE and not dense:
-        alone = source.checkpoint.directory / "quantize_config.json"
-        return {"config.json": config.source} | ({alone.name: alone.read_bytes()} if alone.is_file() else {})
+        kept = [source.beside] if source.beside else []
+        return {"config.json": config.source} | {path.name: path.read_bytes() for path in kept}
     raw: dict[str, Any] = with_both_rope_forms(config)
     if dense:
         raw.pop("quantization_config", None)

@@ -72,9 +72,11 @@ def layout_of(checkpoint: Checkpoint) -> Layout:
 
 def _hugging_face(checkpoint: Checkpoint, config: ModelConfig) -> Source:
     layers = tuple(quantized_layers(checkpoint.reader.specs))
-    quantization = _quantization(checkpoint, config)
+    alone = checkpoint.directory / "quantize_config.json"
+    beside = alone if alone.is_file() else None
+    quantization = _quantization(config, beside)
     description = checkpoint.directory / "config.json"
-    source = Source(checkpoint, HUGGING_FACE, config, (), layers, description, quantization=quantization)
+    source = Source(checkpoint, HUGGING_FACE, config, (), layers, description, (), quantization, beside)
     try:
         dequantizer = source.dequantizer
     except UnsupportedError:
@@ -91,10 +93,9 @@ def _hugging_face(checkpoint: Checkpoint, config: ModelConfig) -> Source:
     return source
 
 
-def _quantization(checkpoint: Checkpoint, config: ModelConfig) -> Mapping[str, Any] | None:
+def _quantization(config: ModelConfig, alone: Path | None) -> Mapping[str, Any] | None:
     """The quantization that config.json describes, or else quantize_config.json, as AutoGPTQ left it."""
-    alone = checkpoint.directory / "quantize_config.json"
-    if config.quantization is not None or not alone.exists():
+    if config.quantization is not None or alone is None:
         return config.quantization
     return {"quant_method": "gptq", **read_object(alone)[1]}
 

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from llamaconv.errors import UsageError
+from llamaconv.errors import OutputExistsError, UsageError
+from llamaconv.layouts.lit_llama_facts import stock_obstacles
 from llamaconv.progress import Report
-from llamaconv.sinks.manifest import MANIFEST
 from llamaconv.sinks.publish import Publication
 from llamaconv.tasks.convert import convert
 from llamaconv.tasks.convert_target import require_lit_llama
 from llamaconv.tasks.loading import open_dense
+from llamaconv.tasks.open_source import open_source
 from llamaconv.tasks.quantize_result import QuantizeResult
 from llamaconv.tasks.settings import ConvertSettings, QuantizeSettings
 
@@ -65,18 +66,24 @@ def quantize_for_lit_llama(
     with Publication(out, settings.overwrite, 0):
         pass  # a destination that is taken is refused before the work, not after it
     middle = between(out)
-    ours = (middle / MANIFEST).exists()  # left by a run that was killed between the two halves
-    result = quantize(source, middle, replace(settings, layout="hf", size=None, overwrite=ours), report)
+    if middle.exists():
+        raise OutputExistsError(
+            f"{middle} is in the way: the checkpoint lies there in GPTQ's own format until it is converted.",
+            hint="Move it away. If a run that was killed left it, `llamaconv convert --to lit-llama` goes on from it.",
+            file=str(middle),
+        )
+    result = quantize(source, middle, replace(settings, layout="hf", size=None, overwrite=False), report)
     converted = convert(
         middle, out, ConvertSettings("lit-llama", size=settings.size, overwrite=settings.overwrite), report
     )
     shutil.rmtree(middle)
+    obstacles = stock_obstacles(open_source(source).config)
     return replace(
         result,
         out=out,
         shards=len(converted.files),
         bytes=converted.bytes,
         notes=(*result.notes, *converted.notes),
-        runtimes={"lit-llama": "yes"},
+        runtimes={"lit-llama": "; ".join(obstacles) or "yes"},
         seconds=result.seconds + converted.seconds,
     )

@@ -47,6 +47,9 @@ def open_native(checkpoint: Checkpoint, layout: Layout, given: Given) -> Source:
     head_stored = not heads.isdisjoint(stored)
     opened = _Native(checkpoint, layout, stored, layers, head_stored)
     source = opened.describe(replace(given, tied=not head_stored))
+    if not head_stored:
+        told = f"no file holds {min(heads)}, so the head is taken for the embedding"
+        source = replace(source, notes=(*source.notes, told))
     tensors = source.tensors()
     if head_stored and not layers and same_bits(tensors[EMBEDDING], tensors[HEAD]):
         source = opened.describe(replace(given, tied=True))
@@ -62,7 +65,7 @@ def _with_config_beside(source: Source) -> Source:
     beside = read_config(directory)
     wrong = contradictions(beside, source.config)
     if not wrong and beside.quantization is None:
-        return replace(source, config=beside, notes=())
+        return replace(source, config=beside, notes=(), beside=directory / "config.json")
     told = f"config.json beside {source.description.name} is passed over: {'; '.join(wrong) or 'it is quantized'}"
     return replace(source, notes=(*source.notes, told))
 

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from itertools import product
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from llamaconv.config import ModelConfig
@@ -14,15 +17,18 @@ from llamaconv.layouts.hugging_face import expected_tensors
 from llamaconv.layouts.known import HUGGING_FACE
 from llamaconv.layouts.rules import Layout, Rule
 from llamaconv.layouts.view import View
+from llamaconv.tensors import TensorSpec
 from tests.configs import config
 from tests.layouts.in_memory import InMemory
+from tests.layouts.random_configs import FAMILIES, configs, first_llamas, llamas
 
 LAYOUTS = (
     HUGGING_FACE,
     litgpt.LAYOUT,
     litgpt.LEGACY,
     meta_llama.LAYOUT,
-    meta_llama.layout(2),
+    meta_llama.layout(2, "rows"),
+    meta_llama.layout(2, "columns"),
     lit_llama.LAYOUT,
 )
 LLAMA_1 = config(
@@ -50,25 +56,49 @@ def run(rules: tuple[Rule, ...], tensors: dict[str, Tensor]) -> dict[str, Tensor
     return made
 
 
-@pytest.mark.parametrize(
-    ("source", "target", "model"),
-    [
-        pytest.param(source, target, model, id=f"{source.name}-{target.name}-{name}")
-        for name, model, layouts in (("llama-1", LLAMA_1, LAYOUTS), ("llama-3", LLAMA_3, LAYOUTS[:5]))
-        for source, target in product(layouts, layouts)
-    ],
-)
-def test_every_pair_of_layouts_goes_there_and_back(source: Layout, target: Layout, model: ModelConfig) -> None:
-    """By way of the hub, bit for bit: what one layout stores, seen through the other's rules, is what that stores."""
+def holders(model: ModelConfig) -> list[Layout]:
+    """The layouts that can hold a model."""
+    found = []
+    for layout in LAYOUTS:
+        with suppress(UnsupportedError):
+            layout.rules(model)
+            found.append(layout)
+    return found
+
+
+def check_every_pair(model: ModelConfig, layouts: list[Layout]) -> None:
     hub = tensors_of(model)
-    first, second = source.rules(model), target.rules(model)
-    seen = View(View(InMemory(run(first, hub)), [rule.inverse() for rule in first]), second)
-    expected = run(second, hub)
-    assert seen.specs.keys() == expected.keys()
-    assert all(torch.equal(tensor, seen[name].read()) for name, tensor in expected.items())
-    back = View(InMemory(expected), [rule.inverse() for rule in second])
-    assert back.specs.keys() == hub.keys()
-    assert all(torch.equal(tensor, back[name].read()) for name, tensor in hub.items())
+    tables = [layout.rules(model) for layout in layouts]
+    stored = [run(rules, hub) for rules in tables]
+    through_hub = [
+        View(InMemory(tensors), [rule.inverse() for rule in rules])
+        for rules, tensors in zip(tables, stored, strict=True)
+    ]
+    for back in through_hub:
+        check_same(back, hub)
+    for back, (rules, expected) in product(through_hub, zip(tables, stored, strict=True)):
+        check_same(View(back, rules), expected)
+
+
+def check_same(view: View, expected: dict[str, Tensor]) -> None:
+    assert view.specs == {name: TensorSpec.of(name, tensor) for name, tensor in expected.items()}
+    assert all(torch.equal(tensor, view[name].read()) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=15)
+@given(data=st.data())
+def test_every_pair_of_layouts_goes_there_and_back(family: str, data: st.DataObject) -> None:
+    """By way of the hub, bit for bit: what one layout stores, seen through the other's rules, is what that stores."""
+    model = data.draw(configs(family))
+    check_every_pair(model, holders(model))
+
+
+@settings(max_examples=15)
+@given(first_llamas())
+def test_every_layout_holds_a_llama_1_and_gives_it_back(model: ModelConfig) -> None:
+    """The same law for the one kind of model that no layout refuses."""
+    check_every_pair(model, list(LAYOUTS))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
@@ -107,24 +137,46 @@ def test_a_tied_head_is_stored_as_the_embedding(layout: Layout) -> None:
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4, 8])
-@pytest.mark.parametrize("axis", ["rows", "columns"])
-def test_tensor_parallel_ranks_are_joined_to_the_model_they_were_split_from(ranks: int, axis: meta_llama.Axis) -> None:
-    """Any number of ranks that divides the heads; each rank holds an equal share of what is split and all norms."""
-    model = config(
-        hidden_size=128, intermediate_size=176, num_attention_heads=16, num_key_value_heads=8, head_dim=8,
-        num_hidden_layers=2, vocab_size=80, tie_word_embeddings=False,
-    )  # fmt: skip
+@pytest.mark.parametrize("embedding", ["rows", "columns"])
+@settings(max_examples=15)
+@given(data=st.data())
+def test_tensor_parallel_ranks_are_joined_to_the_model_they_were_split_from(
+    ranks: int, embedding: meta_llama.Axis, data: st.DataObject
+) -> None:
+    """Each rank holds its share, in order, of what one file would hold, and all of every norm."""
+    model = data.draw(llamas(ranks))
     hub = tensors_of(model)
-    rules = meta_llama.layout(ranks, axis).rules(model)
+    rules = meta_llama.layout(ranks, embedding).rules(model)
     stored = run(rules, hub)
-    back = View(InMemory(stored), [rule.inverse() for rule in rules])
-    assert all(torch.equal(tensor, back[name].read()) for name, tensor in hub.items())
-    if ranks > 1:
-        embedding = (80 // ranks, 128) if axis == "rows" else (80, 128 // ranks)
-        last = f"{ranks - 1:02d}/"
-        assert stored[f"{last}tok_embeddings.weight"].shape == embedding
-        assert stored[f"{last}layers.1.attention.wo.weight"].shape == (128, 128 // ranks)
-        assert torch.equal(stored[f"{last}norm.weight"], hub["model.norm.weight"])
+    check_same(View(InMemory(stored), [rule.inverse() for rule in rules]), hub)
+    by_columns = {"wo", "w2"} | ({"tok_embeddings"} if embedding == "columns" else set())
+    for name, whole in run(meta_llama.LAYOUT.rules(model), hub).items():
+        module = name.split(".")[-2]
+        shares = [whole] * ranks if "norm" in module else whole.chunk(ranks, 1 if module in by_columns else 0)
+        for rank, share in enumerate(shares):
+            assert torch.equal(share, stored[f"{rank:02d}/{name}" if ranks > 1 else name])
+
+
+@pytest.mark.parametrize("ranks", [2, 4, 8])
+@pytest.mark.parametrize("embedding", ["rows", "columns"])
+@given(data=st.data())
+def test_ranks_take_only_what_they_can_share_evenly(
+    ranks: int, embedding: meta_llama.Axis, data: st.DataObject
+) -> None:
+    """Any model whose sizes leave no remainder, and no other."""
+    model = data.draw(llamas(data.draw(st.sampled_from([1, 2, ranks]))))
+    sizes = [model.heads, model.kv_heads, model.intermediate_size, model.vocab_size]
+    sizes += [model.hidden_size] if embedding == "columns" else []
+    uneven = [size for size in sizes if size % ranks]
+    try:
+        meta_llama.layout(ranks, embedding).rules(model)
+    except UnsupportedError as error:
+        first, *facts = str(error).splitlines()
+        assert first == "The layout meta cannot hold this model:"
+        assert [int(fact.split()[0]) for fact in facts] == uneven
+        assert all(fact.endswith(f"cannot be split over {ranks} ranks") for fact in facts)
+    else:
+        assert not uneven
 
 
 def test_what_ranks_cannot_share_evenly_is_refused() -> None:
@@ -161,18 +213,3 @@ def test_what_a_layout_cannot_hold_is_said_all_at_once() -> None:
     assert caught.value.hint == "litgpt holds every family; Hugging Face's own layout does in any case."
     with pytest.raises(UnsupportedError, match=r"it has no place for model\.layers\.0\.self_attn\.q_proj\.bias"):
         meta_llama.LAYOUT.rules(config(model_type="qwen2"))
-
-
-def test_the_largest_models_are_expanded_on_meta_in_no_time() -> None:
-    """Llama 3.1 405B: shapes alone, through every layout that can hold it."""
-    model = config(
-        hidden_size=16384, intermediate_size=53248, num_attention_heads=128, num_key_value_heads=8, head_dim=128,
-        num_hidden_layers=126, vocab_size=128256, tie_word_embeddings=False,
-    )  # fmt: skip
-    shapes = expected_tensors(model)
-    assert shapes is not None
-    hub = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    for layout in (litgpt.LAYOUT, litgpt.LEGACY, meta_llama.LAYOUT):
-        made = run(layout.rules(model), hub)
-        assert sum(tensor.numel() for tensor in made.values()) == sum(tensor.numel() for tensor in hub.values())
-    assert made["layers.125.attention.wk.weight"].shape == (1024, 16384)

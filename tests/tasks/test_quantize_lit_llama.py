@@ -33,7 +33,11 @@ def test_lit_llama_gets_the_codes_that_gptq_gets(checkpoint: Checkpoint, tmp_pat
     """The file where its scripts look, weights that stand for the same as in GPTQ's own format, and nothing between."""
     source = checkpoint(**LLAMA_1)
     result = quantize(source, tmp_path / "lit", SETTINGS)
-    assert (result.out, dict(result.runtimes)) == (tmp_path / "lit", {"lit-llama": "yes"})
+    assert result.out == tmp_path / "lit"
+    assert dict(result.runtimes) == {
+        "lit-llama": "a width of 64; it knows 4096, 5120, 6656, 8192; "
+        "a vocabulary of 288, padded to 320 rows; it builds 32000"
+    }
     stored = torch.load(tmp_path / "lit" / "tiny" / "llama-gptq.4bit.pth")
     assert stored["transformer.h.0.attn.c_attn.quant_weight"].shape == (3 * 64, 64 // 2)
     assert stored["lm_head.scales"].shape == (320, 1)
@@ -77,14 +81,11 @@ def test_what_its_loader_does_not_take_is_refused_before_the_work(checkpoint: Ch
     assert sorted(path.name for path in tmp_path.iterdir()) == ["taken"]
 
 
-def test_a_run_that_died_between_the_halves_is_done_again(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    """What it left is replaced if it is ours, and refused if it is not."""
+def test_what_lies_in_the_way_of_the_work_is_kept(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """A checkpoint of ours, from a run that was killed or the user's own: it is not replaced, --overwrite or not."""
     source, out = checkpoint(**LLAMA_1), tmp_path / "lit"
     quantize(source, between(out), replace(SETTINGS, layout="hf", size=None))
-    quantize(source, out, SETTINGS)
-    assert not between(out).exists()
-    between(out).mkdir()
-    (between(out) / "file").write_text("mine")
-    with pytest.raises(OutputExistsError, match=r"lit\.gptq exists and is not empty"):
+    with pytest.raises(OutputExistsError, match=r"lit\.gptq is in the way"):
         quantize(source, out, replace(SETTINGS, overwrite=True))
-    assert (between(out) / "file").read_text() == "mine"
+    assert inspect(between(out)).faults == ()
+    assert not out.exists()
