@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -71,16 +72,21 @@ def open_regular(path: Path) -> Iterator[tuple[int, Stamp]]:
             info = os.fstat(descriptor)
             if not stat.S_ISREG(info.st_mode):
                 raise CheckpointError(f"{path}: not a regular file.", file=str(path))
-            yield descriptor, (info.st_size, info.st_mtime_ns)
+            yield descriptor, _stamp(info)
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}.", file=str(path)) from error
+        hint = "Raise the limit: `ulimit -n`." if error.errno in (errno.EMFILE, errno.ENFILE) else None
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}.", hint=hint, file=str(path)) from error
+
+
+def _stamp(info: os.stat_result) -> Stamp:
+    return info.st_size, info.st_mtime_ns
 
 
 @contextmanager
 def open_unchanged(path: Path, stamp: Stamp) -> Iterator[int]:
-    """A descriptor of a file that is still what it was when its header was read.
+    """A descriptor of a file that is still what it was when its header was read, and also when it is closed.
 
     Raises:
         CheckpointError: It is not, or as ``open_regular``.
@@ -89,6 +95,8 @@ def open_unchanged(path: Path, stamp: Stamp) -> Iterator[int]:
         if found != stamp:
             raise changed(path)
         yield descriptor
+        if _stamp(os.fstat(descriptor)) != stamp:  # written to while it was read
+            raise changed(path)
 
 
 def changed(path: Path) -> CheckpointError:

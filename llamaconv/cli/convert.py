@@ -51,7 +51,7 @@ _TARGETS = ("hf", "litgpt", "lit-llama", "meta")
 @click.option(
     "--size", type=text, metavar="NAME", show_default="7B, 13B, 30B or 65B, by the width", help="lit-llama's folder."
 )
-@click.option("--max-shard-size", type=options.size, default="5GB", metavar="SIZE", help="Of a file with --to hf.")
+@click.option("--max-shard-size", type=options.size, metavar="SIZE", show_default="5GB", help="Of a file with --to hf.")
 @click.option("--rope-theta", type=FiniteRange(0, min_open=True), help="Rotary base of SRC, if its files do not say.")
 @click.option("--rope-factor", type=FiniteRange(0, min_open=True), help="Rotary scaling factor of SRC, likewise.")
 @click.option("--max-positions", type=click.IntRange(1), metavar="N", help="Longest sequence of SRC, likewise.")

@@ -67,5 +67,6 @@ LAYOUT = Layout(
     _obstacles,
     stores_tied_head=True,
     described=described,
+    tokenizers=("tokenizer.model",),
     warnings=warnings_of,
 )

@@ -128,7 +128,7 @@ def _heads(native: Native, width: int, layers: int, faults: list[str], notes: li
     """As the user states or lit-llama looks them up; 1 where a fault leaves no number."""
     stock, heads = _STOCK.get(width), native.given.heads
     if heads is None and stock is None:
-        faults.append(f"no file says how many heads share the width of {width}: --heads states it")
+        faults.append(f"no file says how many heads share the width of {width}: `convert --heads N` states it")
     elif heads is None and stock is not None:
         if layers == stock.layers:
             return stock.heads

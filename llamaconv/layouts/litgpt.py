@@ -72,6 +72,7 @@ def _layout(name: str, fused: str, operation: Callable[[ModelConfig], Operation]
         description=lambda config: yaml_of(fields_of(config, _name(config))),
         read_fields=read_fields,
         described=described,
+        tokenizers=("tokenizer.json", "tokenizer.model"),
     )
 
 

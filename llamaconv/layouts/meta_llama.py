@@ -17,7 +17,8 @@ from llamaconv.json_files import read_object
 from llamaconv.layouts.attention import Rotary
 from llamaconv.layouts.meta_generations import LLAMA_3_VOCABULARY
 from llamaconv.layouts.meta_params import described, obstacles, params_of
-from llamaconv.layouts.operations import Chain, Divide, Identity, Operation, Replicate
+from llamaconv.layouts.operations import Chain, Identity, Operation
+from llamaconv.layouts.ranks import Divide, Replicate
 from llamaconv.layouts.rules import EMBEDDING, Layout, RuleTemplate
 
 __all__ = ["LAYOUT", "Axis", "embedding_axis", "layout"]
@@ -76,6 +77,7 @@ def layout(ranks: int = 1, embedding: Axis = "columns") -> Layout:
         description=_params_json,
         read_fields=lambda path: read_object(path)[1],
         described=described,
+        tokenizers=("tokenizer.model",),
         warnings=_warnings,
     )
 

@@ -14,7 +14,8 @@ from llamaconv.config import ModelConfig
 from llamaconv.errors import UnsupportedError
 from llamaconv.layouts.description import Described, Native
 from llamaconv.layouts.hugging_face import HEAD, expected_tensors
-from llamaconv.layouts.operations import Chain, Identity, Operation, Parallel, Replicate
+from llamaconv.layouts.operations import Chain, Identity, Operation, Parallel
+from llamaconv.layouts.ranks import Replicate
 from llamaconv.tensors import TensorSpec
 
 __all__ = ["EMBEDDING", "Layout", "Rule", "RuleTemplate", "local_specs"]
@@ -67,6 +68,7 @@ class Layout:
         description: The content of that file for a model.
         read_fields: Reads the description.
         described: What the layout's own files say, as a config.json.
+        tokenizers: Files of which its tools need one; none if they have no say.
         warnings: What the layout's code does slightly differently for a model, one fact each.
     """
 
@@ -79,6 +81,7 @@ class Layout:
     description: Callable[[ModelConfig], bytes] = lambda config: b""
     read_fields: Callable[[Path], Mapping[str, Any]] = lambda path: {}
     described: Callable[[Native], Described] | None = None
+    tokenizers: tuple[str, ...] = ()
     warnings: Callable[[ModelConfig], list[str]] = lambda config: []
 
     def rules(self, config: ModelConfig, *, head_stored: bool | None = None) -> tuple[Rule, ...]:
@@ -105,9 +108,9 @@ class Layout:
         if facts:
             raise UnsupportedError(
                 f"The layout {self.name} cannot hold this model:\n" + "\n".join(facts),
-                hint="litgpt holds every family; Hugging Face's own layout does in any case.",
+                hint="Hugging Face's own layout holds every model, litgpt most.",
                 layout=self.name,
-                facts=facts,
+                obstacles=facts,
             )
         return rules
 

@@ -18,9 +18,10 @@ from llamaconv.errors import CheckpointError, UnsupportedError
 from llamaconv.quantizers.packing import CheckpointFormat, GptqWeight
 from llamaconv.tensors import TensorSpec
 
-__all__ = ["ColBlock", "ColBlockWeight"]
+__all__ = ["COL_BLOCK_BITS", "ColBlock", "ColBlockWeight"]
 
-_BITS = (2, 4, 8)
+COL_BLOCK_BITS = (2, 4, 8)
+"""Widths whose codes fill bytes."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,14 @@ class ColBlockWeight:
     bits: int
 
     def __post_init__(self) -> None:
-        if self.bits not in _BITS:
+        if self.bits not in COL_BLOCK_BITS:
             raise UnsupportedError(
                 f"codes of {self.bits} bits do not fill bytes, as lit-llama packs them",
                 hint="lit-llama's tensors hold codes of 2, 4 and 8 bits; its loader takes 4 and 8.",
             )
         columns, groups = self.codes.shape[1], self.scales.shape[1]
         if not groups or columns % groups or columns % (8 // self.bits):
-            raise UnsupportedError(f"{columns} columns are not {groups} groups of one size in whole bytes")
+            raise _uneven(columns, groups)
 
     def tensors(self) -> dict[str, Tensor]:
         """``quant_weight`` uint8 [N, K / (8 / bits)]; ``scales`` and ``zeros`` [N, G]."""
@@ -77,7 +78,10 @@ class ColBlockWeight:
             UnsupportedError: Groups are not runs of columns of one size, or the codes are of 3 bits.
         """
         columns, groups = weight.codes.shape[1], weight.scales.shape[1]
-        if not torch.equal(weight.group_index.long(), _in_order(columns, groups)):
+        index = weight.group_index.long()
+        if len(set(torch.bincount(index, minlength=groups).tolist())) != 1:
+            raise _uneven(columns, groups)
+        if not torch.equal(index, _in_order(columns, groups)):
             raise UnsupportedError(
                 f"the {groups} groups are not runs of columns in their order (act-order), as lit-llama needs them",
                 hint="Quantize without act-order, or with one group for each row.",
@@ -133,7 +137,8 @@ class ColBlock:
         """
         packed, scales, zeros = (tensors[suffix] for suffix in self.suffixes)
         fits = scales.shape == zeros.shape and packed.shape[:1] == scales.shape[:1]
-        if packed.dtype != torch.uint8 or packed.dim() != 2 or scales.dim() != 2 or not fits:
+        grids = scales.dtype == zeros.dtype and scales.is_floating_point()
+        if packed.dtype != torch.uint8 or packed.dim() != 2 or scales.dim() != 2 or not (fits and grids):
             specs = ", ".join(str(TensorSpec.of(suffix, tensors[suffix])) for suffix in self.suffixes)
             raise CheckpointError(f"these do not go together: {specs}")
         per_byte = 8 // self.bits
@@ -141,6 +146,13 @@ class ColBlock:
         for place in range(per_byte):
             codes[:, place::per_byte] = (packed >> (place * self.bits)) & ((1 << self.bits) - 1)
         return ColBlockWeight(codes, scales, zeros, self.bits)
+
+
+def _uneven(columns: int, groups: int) -> UnsupportedError:
+    return UnsupportedError(
+        f"{columns} columns are not {groups} groups of one size in whole bytes",
+        hint="Quantize with a group size that divides the columns, or with one group for each row.",
+    )
 
 
 def _in_order(columns: int, groups: int) -> Tensor:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from llamaconv.errors import UnsupportedError, UsageError
 from llamaconv.quantizers.base import Dequantizer, Quantizer
 from llamaconv.quantizers.bnb4 import Bnb4
-from llamaconv.quantizers.col_block import ColBlock
+from llamaconv.quantizers.col_block import COL_BLOCK_BITS, ColBlock
 from llamaconv.quantizers.gptqmodel import WORDWISE_BITS, WordwiseGptq
 from llamaconv.quantizers.llm_int8 import LlmInt8
 from llamaconv.quantizers.names import MODES
@@ -62,11 +62,18 @@ def quantizer_of_checkpoint(config: Mapping[str, Any]) -> Dequantizer:
     if method == "bitsandbytes" and four:
         return Bnb4()
     if method == "lit-llama-gptq":
-        return ColBlock(config["bits"])
+        return _col_block(config)
     raise UnsupportedError(
         f"quantization_config with quant_method={method!r} cannot be read",
         hint="GPTQ and bitsandbytes checkpoints (LLM.int8, NF4, FP4) can.",
     )
+
+
+def _col_block(config: Mapping[str, Any]) -> ColBlock:
+    bits = config.get("bits")
+    if isinstance(bits, int) and bits in COL_BLOCK_BITS:
+        return ColBlock(bits)
+    raise UnsupportedError(f"lit-llama's GPTQ with bits={bits!r}", hint="Codes of 2, 4 and 8 bits can be read.")
 
 
 def _gptq(config: Mapping[str, Any]) -> Dequantizer:

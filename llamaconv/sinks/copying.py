@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 
-from llamaconv.extents import MOST_PER_CALL, Extent, changed, open_unchanged
+from llamaconv.extents import Extent, changed, open_unchanged
 from llamaconv.sinks.disk import write_at, writing
 
 __all__ = ["copy_extents"]
 
 _BLOCK = 1 << 20
+_MOST_PER_CALL = 1 << 26  # a call cannot be given up
 
 
-def copy_extents(extents: Sequence[Extent], target: int, offset: int, path: Path) -> None:
+def copy_extents(extents: Sequence[Extent], target: int, offset: int, path: Path, check: Callable[[], None]) -> None:
     """Copy ``extents``, one after the other, to byte ``offset`` of the file open as ``target``.
 
     Args:
@@ -24,6 +25,7 @@ def copy_extents(extents: Sequence[Extent], target: int, offset: int, path: Path
         target: A descriptor for writing; its own position does not matter and does not move.
         offset: From the start of the target, in bytes.
         path: The target's, for messages.
+        check: Called now and then; what it raises ends the work.
 
     Raises:
         CheckpointError: A source is gone, unreadable or not the one whose header was read.
@@ -32,13 +34,14 @@ def copy_extents(extents: Sequence[Extent], target: int, offset: int, path: Path
     for (source_path, stamp), neighbours in groupby(extents, lambda extent: (extent.path, extent.stamp)):
         with open_unchanged(source_path, stamp) as source:
             for extent in neighbours:
-                done = _copy_in_kernel(source, extent, target, offset)
+                done = _copy_in_kernel(source, extent, target, offset, check)
                 if done < extent.nbytes:
-                    _copy_in_blocks(source, extent.part(done, extent.nbytes - done), target, offset + done, path)
+                    rest = extent.part(done, extent.nbytes - done)
+                    _copy_in_blocks(source, rest, target, offset + done, path, check)
                 offset += extent.nbytes
 
 
-def _copy_in_kernel(source: int, extent: Extent, target: int, offset: int) -> int:
+def _copy_in_kernel(source: int, extent: Extent, target: int, offset: int, check: Callable[[], None]) -> int:
     """How many bytes the kernel copied by itself: all, or those before it refused or the source ended.
 
     It refuses between some file systems, and its error does not say which of the two files is at fault: whoever
@@ -49,7 +52,8 @@ def _copy_in_kernel(source: int, extent: Extent, target: int, offset: int) -> in
         return done
     with suppress(OSError):
         while done < extent.nbytes:
-            most = min(extent.nbytes - done, MOST_PER_CALL)
+            check()
+            most = min(extent.nbytes - done, _MOST_PER_CALL)
             count = os.copy_file_range(source, target, most, extent.offset + done, offset + done)
             if count == 0:
                 break
@@ -57,9 +61,12 @@ def _copy_in_kernel(source: int, extent: Extent, target: int, offset: int) -> in
     return done
 
 
-def _copy_in_blocks(source: int, extent: Extent, target: int, offset: int, path: Path) -> None:
+def _copy_in_blocks(
+    source: int, extent: Extent, target: int, offset: int, path: Path, check: Callable[[], None]
+) -> None:
     done = 0
     while done < extent.nbytes:
+        check()
         block = os.pread(source, min(extent.nbytes - done, _BLOCK), extent.offset + done)
         if not block:
             raise changed(extent.path)

@@ -34,7 +34,9 @@ def writing(path: Path) -> Iterator[None]:
             ) from error
         hint = None
         if error.errno == errno.EFBIG:
-            hint = "The file system limits file sizes: use smaller shards."
+            hint = (
+                "The file system limits file sizes: write elsewhere, or use smaller shards where the layout has them."
+            )
         raise OutputError(f"{path}: {error.strerror}.", hint=hint, file=str(path)) from error
 
 

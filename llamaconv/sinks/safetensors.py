@@ -7,21 +7,44 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from types import MappingProxyType
 
-from llamaconv.sinks.in_place import InPlaceWriter, tensor_bytes
 from llamaconv.sinks.skeleton import Skeleton
 from llamaconv.sources.safetensors_header import DTYPES, MAX_HEADER_BYTES, METADATA_KEY
 from llamaconv.tensors import TensorSpec
 
-__all__ = ["PT_METADATA", "SafetensorsWriter", "encode_header", "tensor_bytes"]
+__all__ = ["PT_METADATA", "encode_header", "safetensors_refusals", "safetensors_skeleton"]
 
 PT_METADATA: Mapping[str, str] = MappingProxyType({"format": "pt"})
 """What transformers writes, and older versions of it insist on, in the header of a weight file."""
 
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
 _RANKS = {dtype: rank for rank, dtype in enumerate(DTYPES.values())}
+
+
+def safetensors_refusals(specs: Iterable[TensorSpec]) -> list[str]:
+    """Why the format cannot hold the tensors, one by one."""
+    return [reason for spec in specs if (reason := _refusal(spec))]
+
+
+def _refusal(spec: TensorSpec) -> str | None:
+    if spec.name == METADATA_KEY:
+        return f"safetensors keeps the name {spec.name!r} for itself"
+    if not _is_text(spec.name):
+        return f"safetensors cannot hold the name {spec.name!r}, which is no text"
+    if spec.dtype not in _CODES:
+        return f"safetensors cannot hold {spec}"
+    if _CODES[spec.dtype] == "F4" and not spec.shape:
+        return f"safetensors cannot hold the scalar {spec}"
+    return None
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON and pickles can spell
+        return False
+    return True
 
 
 def encode_header(
@@ -39,12 +62,16 @@ def encode_header(
     Raises:
         ValueError: A name twice or reserved, or a dtype, shape or name that the format cannot hold.
     """
-    ordered = sorted(specs, key=lambda spec: (-_rank(spec), spec.name))
+    announced = tuple(specs)
+    refusals = safetensors_refusals(announced)
+    if refusals:
+        raise ValueError("\n".join(refusals))
+    ordered = sorted(announced, key=lambda spec: (-_RANKS[spec.dtype], spec.name))
     table: dict[str, object] = {} if metadata is None else {METADATA_KEY: dict(metadata)}
     begins: dict[str, int] = {}
     position = 0
     for spec in ordered:
-        if spec.name in begins or spec.name == METADATA_KEY:
+        if spec.name in begins:
             raise ValueError(f"the tensor name {spec.name!r} is taken")
         begins[spec.name] = position
         offsets = [position, position + spec.nbytes]
@@ -59,36 +86,17 @@ def encode_header(
     return header, {name: start + begin for name, begin in begins.items()}, start + position
 
 
-def _rank(spec: TensorSpec) -> int:
-    if spec.dtype not in _RANKS:
-        raise ValueError(f"safetensors cannot hold {spec}")
-    return _RANKS[spec.dtype]
-
-
 def _shape(spec: TensorSpec) -> list[int]:
     if _CODES[spec.dtype] != "F4":
         return list(spec.shape)
-    if not spec.shape:
-        raise ValueError(f"safetensors cannot hold the scalar {spec}")
     return [*spec.shape[:-1], spec.shape[-1] * 2]  # torch counts pairs, the header elements
 
 
-class SafetensorsWriter(InPlaceWriter):
-    """One safetensors file, written tensor by tensor.
-
-    Args:
-        path: The file, created or overwritten; its whole size is reserved at once.
-        specs: All tensors that it will hold.
-        metadata: Strings for the header, in this order; None leaves them out.
+def safetensors_skeleton(specs: Iterable[TensorSpec], metadata: Mapping[str, str] | None = PT_METADATA) -> Skeleton:
+    """The file without the data.
 
     Raises:
-        DiskFullError, OutputError: The file system refuses; a file that could not be reserved is removed.
-        ValueError: The format cannot hold ``specs``.
+        ValueError: As :func:`encode_header`.
     """
-
-    def __init__(
-        self, path: Path, specs: Iterable[TensorSpec], metadata: Mapping[str, str] | None = PT_METADATA
-    ) -> None:
-        announced = tuple(specs)
-        header, offsets, nbytes = encode_header(announced, metadata)
-        super().__init__(path, announced, Skeleton(((0, header),), offsets, nbytes))
+    header, offsets, nbytes = encode_header(specs, metadata)
+    return Skeleton(((0, header),), offsets, nbytes)

@@ -2,7 +2,7 @@
 
 ``torch.save`` itself lays the file out, of tensors without data (``torch.serialization.skip_data``): a flat dict in
 pickle protocol 2, which ``torch.load`` opens with its defaults and with ``mmap=True``. What it cannot know without
-the data are the records' CRC-32s; they are filled in at the end. The fields are those of PKWARE's APPNOTE.TXT.
+the data are the records' CRC-32s; each is filled in behind its data. The fields are those of PKWARE's APPNOTE.TXT.
 """
 
 from __future__ import annotations
@@ -11,16 +11,14 @@ import io
 import mmap
 import struct
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from llamaconv.sinks.in_place import InPlaceWriter
-from llamaconv.sinks.skeleton import Checksum, Skeleton
+from llamaconv.sinks.skeleton import Skeleton
 from llamaconv.tensors import TensorSpec
 
-__all__ = ["TorchZipWriter", "torch_skeleton"]
+__all__ = ["torch_refusals", "torch_skeleton"]
 
 # Sections 4.3.9, 4.3.12, 4.3.14 to 4.3.16 of APPNOTE.TXT: sizes of records, and offsets of fields within them.
 _DESCRIPTOR_CRC = 4
@@ -30,28 +28,18 @@ _LOCATOR, _LOCATOR_MAGIC = 20, b"PK\x06\x07"
 _END64, _END64_DIRECTORY_SIZE = 56, 40
 
 
-class TorchZipWriter(InPlaceWriter):
-    """One ``.pth`` or ``.bin`` file, written tensor by tensor.
-
-    Its bytes depend on the specs, in their order, and the data alone, not on the file's name. (The archive's
-    ``serialization_id``, which nobody compares, therefore knows nothing of the data.)
-
-    Args:
-        path: The file, created or overwritten; its whole size is reserved at once.
-        specs: All tensors that it will hold; each gets a storage of its own.
-
-    Raises:
-        DiskFullError, OutputError: The file system refuses; a file that could not be reserved is removed.
-        ValueError: The format cannot hold ``specs``.
-    """
-
-    def __init__(self, path: Path, specs: Iterable[TensorSpec]) -> None:
-        announced = tuple(specs)
-        super().__init__(path, announced, torch_skeleton(announced))
+def torch_refusals(specs: Iterable[TensorSpec]) -> list[str]:
+    """Why ``torch.save`` cannot hold the tensors, one by one."""
+    announced = tuple(specs)
+    savable = {dtype: _is_savable(dtype) for dtype in {spec.dtype for spec in announced}}
+    return [f"torch.save cannot hold {spec}" for spec in announced if not savable[spec.dtype]]
 
 
 def torch_skeleton(specs: Sequence[TensorSpec]) -> Skeleton:
-    """The file that ``torch.save({name: tensor, …})`` would write, without the data.
+    """The file that ``torch.save({name: tensor, …})`` would write, without the data; each has a storage of its own.
+
+    It depends on the specs, in their order, alone, not on the file's name. (The archive's ``serialization_id``, which
+    nobody compares, therefore knows nothing of the data.)
 
     Raises:
         ValueError: A name twice, or a dtype that ``torch.save`` does not take.
@@ -71,11 +59,9 @@ def torch_skeleton(specs: Sequence[TensorSpec]) -> Skeleton:
     size = position + len(text) - begin
     entries = _checksum_places(pieces[-1][1], position)
     keys = {spec.name: f"archive/data/{number}" for number, spec in enumerate(specs)}
-    checksums = tuple(
-        Checksum(begin, end, (end + _DESCRIPTOR_CRC, entries[keys[spec.name]]))
-        for spec in filled
-        for begin, end in [(offsets[spec.name], offsets[spec.name] + spec.nbytes)]
-    )
+    checksums = {
+        spec.name: (offsets[spec.name] + spec.nbytes + _DESCRIPTOR_CRC, entries[keys[spec.name]]) for spec in filled
+    }
     return Skeleton(tuple(pieces), offsets, size, checksums)
 
 
@@ -99,7 +85,9 @@ class _Outline(io.BytesIO):
 
 def _outline(specs: Sequence[TensorSpec]) -> _Outline:
     outline, tensors = _Outline(), dict[str, Tensor]()
-    _require_savable(specs)
+    refusals = torch_refusals(specs)
+    if refusals:
+        raise ValueError("\n".join(refusals))
     rooms = {dtype: _room(spec for spec in specs if spec.dtype == dtype) for dtype in {spec.dtype for spec in specs}}
     for spec in specs:
         if spec.name in tensors:
@@ -120,13 +108,13 @@ def _room(specs: Iterable[TensorSpec]) -> mmap.mmap:
     return mmap.mmap(-1, max(1, *(spec.nbytes for spec in specs)), mmap.MAP_PRIVATE)
 
 
-def _require_savable(specs: Iterable[TensorSpec]) -> None:
-    """Whether ``torch.save`` takes a dtype, it alone knows."""
-    for spec in {spec.dtype: spec for spec in specs}.values():
-        try:
-            torch.save(torch.empty(0, dtype=spec.dtype, device="cpu"), io.BytesIO())
-        except (KeyError, RuntimeError) as error:
-            raise ValueError(f"torch.save cannot hold {spec}") from error
+def _is_savable(dtype: torch.dtype) -> bool:
+    """Whether ``torch.save`` takes it, it alone knows."""
+    try:
+        torch.save(torch.empty(0, dtype=dtype, device="cpu"), io.BytesIO())
+    except (KeyError, RuntimeError):
+        return False
+    return True
 
 
 def _checksum_places(tail: bytes, begin: int) -> dict[str, int]:

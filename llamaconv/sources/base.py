@@ -14,7 +14,6 @@ from llamaconv.extents import Extent, Stamp, read_extents
 from llamaconv.tensors import LazyTensor, TensorSpec
 
 __all__ = [
-    "MAX_HEADER_BYTES",
     "CheckpointReader",
     "WeightFile",
     "damaged",
@@ -24,9 +23,6 @@ __all__ = [
     "too_large",
     "unknown_tensor",
 ]
-
-MAX_HEADER_BYTES = 100_000_000
-"""No description of a file's tensors is longer: the bound is that of safetensors."""
 
 _MOST_LINES = 100
 

@@ -16,7 +16,7 @@ __all__ = ["Choice", "choose", "listed", "weight_names"]
 
 _HUB_SAFETENSORS = ("model.safetensors.index.json", "model.safetensors")
 _HUB_TORCH = ("pytorch_model.bin.index.json", "pytorch_model.bin")
-_META = re.compile(r"consolidated\.(?P<rank>[0-9]{2})\.pth")
+_META = re.compile(r"consolidated\.(?P<rank>[0-9]{2}|[1-9][0-9]{2,4})\.pth")
 _LITGPT = "lit_model.pth"
 _LIT_LLAMA = ("lit-llama.pth", "llama-gptq.4bit.pth", "llama-gptq.8bit.pth")
 _MISTRAL = "consolidated*.safetensors"  # the same model again under other names, beside the Hub's files
@@ -46,12 +46,13 @@ class Choice:
     prefixes: tuple[str, ...] | None = None
 
 
-def choose(directory: Path) -> Choice:
+def choose(directory: Path, prefer: str | None = None) -> Choice:
     """The weights in a folder.
 
-    They are the first of these that are there: ``model.safetensors.index.json``; ``model.safetensors``; all other
-    ``*.safetensors``; ``pytorch_model.bin.index.json``; ``pytorch_model.bin``; Meta's ``consolidated.NN.pth``, one for
-    each rank; litgpt's ``lit_model.pth``; lit-llama's ``lit-llama.pth``, ``llama-gptq.4bit.pth`` or
+    They are those that the layout ``prefer`` ("hf", "litgpt", "litgpt-legacy", "lit-llama" or "meta") has names for, if
+    there are any; else the first of these that are there: ``model.safetensors.index.json``; ``model.safetensors``; all
+    other ``*.safetensors``; ``pytorch_model.bin.index.json``; ``pytorch_model.bin``; Meta's ``consolidated.NN.pth``,
+    one for each rank; litgpt's ``lit_model.pth``; lit-llama's ``lit-llama.pth``, ``llama-gptq.4bit.pth`` or
     ``llama-gptq.8bit.pth``, which may be in a subfolder; all ``pytorch_model-*-of-*.bin``; all other ``*.bin``,
     ``*.pth`` and ``*.pt``.
 
@@ -59,23 +60,11 @@ def choose(directory: Path) -> Choice:
         CheckpointError: There are none, or not all that belong together, or several models.
     """
     found = listed(directory)
-    weights = weight_names(found)
-    safetensors = [name for name in weights if name.endswith(_SAFETENSORS)]
-    torch_files = [name for name in weights if name.endswith(_TORCH)]
-    choice = (
-        _alone(directory, found, _HUB_SAFETENSORS)
-        or _together(directory, [name for name in safetensors if not fnmatchcase(name, _MISTRAL)])
-        or _together(directory, safetensors)
-        or _alone(directory, found, _HUB_TORCH)
-        or _of_meta(directory, found)
-        or _alone(directory, found, (_LITGPT,))
-        or _of_lit_llama(directory, found)
-        or _together(directory, [name for name in torch_files if fnmatchcase(name, _HUB_SHARDS)])
-        or _together(directory, torch_files)
-    )
-    if choice is None:
-        raise _no_weights(directory, found)
-    return choice
+    kinds = (_of_safetensors, _of_hub_torch, _of_meta, _of_litgpt, _of_lit_llama, _of_hub_shards, _of_torch)
+    for kind in (*(_OWN[prefer] if prefer else ()), *kinds):
+        if choice := kind(directory, found):
+            return choice
+    raise _no_weights(directory, found)
 
 
 def weight_names(names: Iterable[str]) -> list[str]:
@@ -113,6 +102,31 @@ def _together(directory: Path, names: Sequence[str]) -> Choice | None:
     return Choice(directory, label, tuple(names))
 
 
+def _of_safetensors(directory: Path, found: Sequence[str]) -> Choice | None:
+    names = [name for name in weight_names(found) if name.endswith(_SAFETENSORS)]
+    return (
+        _alone(directory, found, _HUB_SAFETENSORS)
+        or _together(directory, [name for name in names if not fnmatchcase(name, _MISTRAL)])
+        or _together(directory, names)
+    )
+
+
+def _of_hub_torch(directory: Path, found: Sequence[str]) -> Choice | None:
+    return _alone(directory, found, _HUB_TORCH)
+
+
+def _of_hub_shards(directory: Path, found: Sequence[str]) -> Choice | None:
+    return _together(directory, [name for name in found if fnmatchcase(name, _HUB_SHARDS)])
+
+
+def _of_torch(directory: Path, found: Sequence[str]) -> Choice | None:
+    return _together(directory, [name for name in weight_names(found) if name.endswith(_TORCH)])
+
+
+def _of_litgpt(directory: Path, found: Sequence[str]) -> Choice | None:
+    return _alone(directory, found, (_LITGPT,))
+
+
 def _of_meta(directory: Path, found: Sequence[str]) -> Choice | None:
     ranks = {int(match["rank"]): name for name in found if (match := _META.fullmatch(name))}
     if not ranks:
@@ -142,6 +156,15 @@ def _of_lit_llama(directory: Path, found: Sequence[str]) -> Choice | None:
         models = ", ".join(names_there)
         raise CheckpointError(f"{folders[0]}: several models: {models}.", hint="Give one of these files.")
     return _together(folders[0], names_there)
+
+
+_OWN = {
+    "hf": (_of_safetensors, _of_hub_torch, _of_hub_shards),
+    "litgpt": (_of_litgpt,),
+    "litgpt-legacy": (_of_litgpt,),
+    "lit-llama": (_of_lit_llama,),
+    "meta": (_of_meta,),
+}
 
 
 def _require(directory: Path, missing: Sequence[str]) -> None:

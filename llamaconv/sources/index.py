@@ -12,8 +12,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from llamaconv.errors import CheckpointError
 from llamaconv.extents import open_regular
 from llamaconv.json_files import parse_object
-from llamaconv.sources.base import MAX_HEADER_BYTES, WeightFile, one_per_line
+from llamaconv.sources.base import WeightFile, one_per_line
 from llamaconv.sources.files import FilesReader
+from llamaconv.sources.safetensors_header import MAX_HEADER_BYTES
 from llamaconv.sources.weights import open_weights_together
 
 __all__ = ["open_index"]

@@ -30,10 +30,11 @@ class Checkpoint:
     reader: CheckpointReader
 
 
-def open_checkpoint(path: Path) -> Checkpoint:
+def open_checkpoint(path: Path, prefer: str | None = None) -> Checkpoint:
     """Open a directory, a single safetensors or torch file, or an index.json. Only what describes tensors is read.
 
-    Which files of a directory are its weights, ``choose`` says; what they are, their content. Files of
+    Which files of a directory are its weights, ``choose`` says, those of the layout ``prefer`` first; what they are,
+    their content. Files of
     tensor-parallel ranks are one checkpoint whose names begin with the rank ("00/"). Symbolic links are followed and
     not replaced by where they lead: in the Hub's cache config.json lies beside the link, not beside the blob.
 
@@ -42,15 +43,15 @@ def open_checkpoint(path: Path) -> Checkpoint:
         UnsupportedError: The weights are of a kind that is not read, or hold more than tensors.
     """
     if os.path.isdir(path):
-        return _open_directory(path)
+        return _open_directory(path, prefer)
     if not os.path.lexists(path):
         raise CheckpointError(f"{path} does not exist.", file=str(path))
     reader = open_index(path) if path.suffix == _INDEX else FilesReader([open_weights(path)])
     return Checkpoint(path.parent, reader)
 
 
-def _open_directory(directory: Path) -> Checkpoint:
-    choice = choose(directory)
+def _open_directory(directory: Path, prefer: str | None) -> Checkpoint:
+    choice = choose(directory, prefer)
     paths = [choice.directory / name for name in choice.names]
     if paths[0].suffix == _INDEX:
         reader = open_index(paths[0])

@@ -6,57 +6,30 @@ nothing is imported, and what is called only notes its arguments. (``torch.load(
 either, but it builds tensors, sparse and quantized ones too, stops at the first name that it does not know, and
 refuses pickle protocol 5, which lit-llama wrote.)
 
-The calls are those that ``torch._tensor.Tensor.__reduce_ex__`` writes, for functions in ``torch/_utils.py``; storages
-are the persistent ids ``("storage", type, key, location, number of elements)`` of ``torch/serialization.py``.
+Storages are the persistent ids ``("storage", type, key, location, number of elements)`` of ``torch/serialization.py``.
 """
 
 from __future__ import annotations
 
 import pickle
-import reprlib
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, ClassVar, Protocol, TypeGuard
-
-import torch
+from typing import Any, ClassVar, Protocol
 
 from llamaconv.errors import UnsupportedError
 from llamaconv.sources.base import damaged
-from llamaconv.sources.safetensors_header import DTYPES
+from llamaconv.sources.pickle_names import KNOWN, Storage, StorageType, is_int64, put, shown
 
-__all__ = ["MAX_PICKLE_BYTES", "Peculiar", "Storage", "Stream", "StridedView", "unpickle"]
+__all__ = ["MAX_PICKLE_BYTES", "Stream", "unpickle"]
 
 MAX_PICKLE_BYTES = 32_000_000
 """Of a pickle without the storages; a tensor takes about 250."""
 
 _MOST_NAMES = 10
-# The first three take objects from a registry of the process, the next two reserve memory of any size, and sets hash
-# what they are given, however deeply nested.
-_REFUSED = (
-    *(pickle.EXT1, pickle.EXT2, pickle.EXT4),
-    *(pickle.BYTEARRAY8, pickle.NEXT_BUFFER),
-    *(pickle.EMPTY_SET, pickle.FROZENSET),
-)
-
-_STORAGES = {
-    "torch.DoubleStorage": torch.float64,
-    "torch.FloatStorage": torch.float32,
-    "torch.HalfStorage": torch.float16,
-    "torch.BFloat16Storage": torch.bfloat16,
-    "torch.LongStorage": torch.int64,
-    "torch.IntStorage": torch.int32,
-    "torch.ShortStorage": torch.int16,
-    "torch.CharStorage": torch.int8,
-    "torch.ByteStorage": torch.uint8,
-    "torch.BoolStorage": torch.bool,
-    "torch.ComplexDoubleStorage": torch.complex128,
-    "torch.ComplexFloatStorage": torch.complex64,
-    "torch.storage.UntypedStorage": torch.uint8,
-}
-_QUANTIZED_STORAGES = ("QInt8Storage", "QUInt8Storage", "QInt32Storage", "QUInt4x2Storage", "QUInt2x4Storage")
+# The first four take objects from a registry of the process, or from beside the pickle; the last one, of protocol 0,
+# notes objects under numbers of any length, which can be made up to collide.
+_REFUSED = (pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.NEXT_BUFFER, pickle.PUT)
 
 
 class Stream(Protocol):
@@ -65,51 +38,6 @@ class Stream(Protocol):
     def read(self, size: int, /) -> bytes: ...
 
     def readline(self) -> bytes: ...
-
-
-@dataclass(frozen=True)
-class Storage:
-    """What a pickle says of the run of bytes that it calls ``key``: ``numel`` elements of ``dtype``.
-
-    The dtype of ``quantized`` elements is not kept: their bytes mean nothing without a scale.
-    """
-
-    key: str
-    dtype: torch.dtype
-    numel: int
-    quantized: bool = False
-
-    @property
-    def nbytes(self) -> int:
-        """Size in bytes."""
-        return self.numel * self.dtype.itemsize
-
-
-@dataclass(frozen=True)
-class StridedView:
-    """A tensor as a pickle describes it: offset and stride count elements of ``dtype`` in the storage's bytes.
-
-    The numbers are what the file says; nothing is held against the storage yet.
-    """
-
-    storage: Storage
-    dtype: torch.dtype
-    offset: int
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Peculiar:
-    """A tensor that is more than a view of a storage; ``what`` continues a sentence ("is sparse")."""
-
-    what: str
-
-
-@dataclass(frozen=True)
-class _StorageType:
-    dtype: torch.dtype
-    quantized: bool = False
 
 
 class _Unwanted:
@@ -165,25 +93,36 @@ def _refuse(unpickler: Any) -> None:
 
 def _set_item(unpickler: Any) -> None:
     value, key = unpickler.stack.pop(), unpickler.stack.pop()
-    _update(unpickler.stack[-1], [(key, value)])
+    _put(unpickler.stack[-1], [key, value])
 
 
 def _set_items(unpickler: Any) -> None:
     items = unpickler.pop_mark()
-    _update(unpickler.stack[-1], zip(items[::2], items[1::2], strict=True))
+    _put(unpickler.stack[-1], items)
 
 
-def _update(target: object, pairs: Iterable[tuple[object, object]]) -> dict[object, object]:
-    """Put pairs into a dictionary. A key must be flat: hashing nested tuples can take for ever, or all the stack."""
+def _put(target: object, items: list[object]) -> None:
+    """Put keys and values, which take turns in ``items``, into a dictionary."""
     if isinstance(target, _Unwanted):
-        return {}
+        return
     if not isinstance(target, dict):
         raise ValueError("an item is set in what is no dictionary")
-    for key, value in pairs:
-        if not (key is None or isinstance(key, str | bytes | int | float)):
-            raise ValueError(f"a key of a dictionary is a {type(key).__name__}")
-        target[key] = value
-    return target
+    put(target, zip(items[::2], items[1::2], strict=True))
+
+
+def _no_set(unpickler: Any) -> None:
+    """None for an empty set: making one would hash what is put into it, however deeply nested."""
+    unpickler.append(None)
+
+
+def _no_frozen_set(unpickler: Any) -> None:
+    unpickler.pop_mark()
+    unpickler.append(None)
+
+
+def _drop_items(unpickler: Any) -> None:
+    """Instead of adding them to a set."""
+    unpickler.pop_mark()
 
 
 class _Unpickler(pickle._Unpickler):
@@ -202,17 +141,17 @@ class _Unpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
         wanted = f"{module}.{name}"
-        if wanted in _KNOWN:
-            return _KNOWN[wanted]
+        if wanted in KNOWN:
+            return KNOWN[wanted]
         self.unwanted[wanted] = None
         return _Unwanted
 
     def persistent_load(self, pid: Any) -> Storage:
         kind, storage_type, key, _, numel, *view = pid  # the older format adds a view, or None
-        if kind != "storage" or not isinstance(storage_type, _StorageType) or any(part is not None for part in view):
-            raise ValueError(f"a reference to {reprlib.repr(kind)} {reprlib.repr(view)}")
-        if type(key) not in (str, int) or type(numel) is not int or numel < 0:
-            raise ValueError(f"a storage {reprlib.repr(key)} of {reprlib.repr(numel)} elements")
+        if kind != "storage" or not isinstance(storage_type, StorageType) or any(part is not None for part in view):
+            raise ValueError(f"a reference to {shown(kind)} {shown(view)}")
+        if not (isinstance(key, str) or is_int64(key)) or not is_int64(numel) or numel < 0:
+            raise ValueError(f"a storage {shown(key)} of {shown(numel)} elements")
         key = str(key)  # torch writes strings, lit-llama and litgpt numbers
         storage = Storage(key, storage_type.dtype, numel, storage_type.quantized)
         if self.storages.setdefault(key, storage) != storage:
@@ -224,66 +163,10 @@ class _Unpickler(pickle._Unpickler):
         pickle.BUILD[0]: _drop_attributes,
         pickle.SETITEM[0]: _set_item,
         pickle.SETITEMS[0]: _set_items,
+        pickle.EMPTY_SET[0]: _no_set,
+        pickle.FROZENSET[0]: _no_frozen_set,
+        pickle.ADDITEMS[0]: _drop_items,
+        # Its own instruction reserves whatever memory the file asks for; this one keeps the bytes that there are.
+        pickle.BYTEARRAY8[0]: pickle._Unpickler.dispatch[pickle.BINBYTES8[0]],
         **dict.fromkeys((code[0] for code in _REFUSED), _refuse),
     }
-
-
-def _view(
-    storage: object, offset: object, shape: object, stride: object, dtype: object = None, metadata: object = None
-) -> StridedView | Peculiar:
-    if not isinstance(storage, Storage) or type(offset) is not int or not (_integers(shape) and _integers(stride)):
-        raise ValueError("a tensor is not made of a storage, an offset, a shape and strides")
-    if storage.quantized:
-        return Peculiar("is quantized")
-    if metadata:
-        return Peculiar("is the conjugate or negative of what is stored")
-    found = storage.dtype if dtype is None else dtype
-    if not isinstance(found, torch.dtype):
-        raise ValueError(f"a tensor has the dtype {reprlib.repr(dtype)}")
-    return StridedView(storage, found, offset, shape, stride)
-
-
-def _integers(value: object) -> TypeGuard[tuple[int, ...]]:
-    return type(value) is tuple and all(type(item) is int for item in value)
-
-
-def _nothing(*args: object) -> None:
-    """Some other harmless value."""
-
-
-def _peculiar(what: str) -> Callable[..., Peculiar]:
-    return lambda *args: Peculiar(what)
-
-
-_KNOWN: Mapping[str, Any] = MappingProxyType(
-    {
-        "torch._utils._rebuild_tensor": _view,
-        "torch._utils._rebuild_tensor_v2": (
-            lambda storage, offset, shape, stride, requires_grad, hooks, metadata=None: _view(
-                storage, offset, shape, stride, metadata=metadata
-            )
-        ),
-        "torch._utils._rebuild_tensor_v3": (
-            lambda storage, offset, shape, stride, requires_grad, hooks, dtype, metadata=None: _view(
-                storage, offset, shape, stride, dtype, metadata
-            )
-        ),
-        "torch._utils._rebuild_qtensor": _peculiar("is quantized"),
-        "torch._utils._rebuild_parameter": lambda data, requires_grad, hooks: data,
-        "torch._utils._rebuild_parameter_with_state": lambda data, requires_grad, hooks, state: data,
-        # Python attributes of a tensor; a type that is not torch's own is not in this table.
-        "torch._tensor._rebuild_from_type_v2": lambda rebuild, new_type, args, state: rebuild(*args),
-        "torch._utils._rebuild_sparse_tensor": _peculiar("is sparse"),
-        "torch._utils._rebuild_nested_tensor": _peculiar("is nested"),
-        "torch._utils._rebuild_meta_tensor_no_storage": _peculiar("has no data, only a shape"),
-        **{name: _StorageType(dtype) for name, dtype in _STORAGES.items()},
-        **{f"torch.{name}": _StorageType(torch.uint8, quantized=True) for name in _QUANTIZED_STORAGES},
-        **{str(dtype): dtype for dtype in (*_STORAGES.values(), *DTYPES.values())},
-        **dict.fromkeys(("collections.OrderedDict", "collections.Counter"), lambda pairs=(): _update({}, pairs)),
-        **dict.fromkeys(("torch.Tensor", "torch.nn.parameter.Parameter", "torch.Size", "torch.device"), _nothing),
-        **dict.fromkeys(("builtins.set", "builtins.complex", "builtins.bytearray", "_codecs.encode"), _nothing),
-        "torch.serialization._get_layout": _nothing,
-        **{f"torch.{name}": None for name, value in vars(torch).items() if isinstance(value, torch.qscheme)},
-    }
-)
-"""What may be named: the calls that make tensors, and the harmless values that ``weights_only`` allows too."""

@@ -18,10 +18,13 @@ import torch
 
 from llamaconv.extents import Stamp, open_regular
 from llamaconv.json_files import parse_object
-from llamaconv.sources.base import MAX_HEADER_BYTES, damaged, shortened, too_large
+from llamaconv.sources.base import damaged, shortened, too_large
 from llamaconv.tensors import TensorSpec
 
 __all__ = ["DTYPES", "MAX_HEADER_BYTES", "METADATA_KEY", "Header", "read_header"]
+
+MAX_HEADER_BYTES = 100_000_000
+"""The format's bound, and ours for other descriptions of tensors."""
 
 METADATA_KEY = "__metadata__"
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import reprlib
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from llamaconv.errors import UnsupportedError
 from llamaconv.sources.base import one_per_line
-from llamaconv.sources.pickles import Peculiar, StridedView
+from llamaconv.sources.pickle_names import Peculiar, StridedView, shown
 
 __all__ = ["named_tensors"]
 
@@ -42,7 +41,7 @@ def named_tensors(value: object, path: Path) -> dict[str, StridedView]:
         if not isinstance(item, StridedView | Peculiar):
             continue
         if not isinstance(name, str) or not _is_unicode(name):
-            faults.append(f"a tensor is called {reprlib.repr(name)}, which is no name.")
+            faults.append(f"a tensor is called {shown(name)}, which is no name.")
         elif isinstance(item, Peculiar):
             faults.append(f"tensor {name!r} {item.what}.")
         else:
@@ -77,7 +76,7 @@ def _nested(value: dict[Any, Any], path: Path) -> dict[Any, Any]:
     if len(found) > 1:
         raise _unsupported(path, [f"holds several models, under {' and '.join(map(repr, found))}."])
     if not found:
-        entries = ", ".join(map(reprlib.repr, islice(value, _MOST_ENTRIES))) or "nothing"
+        entries = ", ".join(map(shown, islice(value, _MOST_ENTRIES))) or "nothing"
         raise _unsupported(path, [f"holds no tensors by name, only {entries}."])
     nested: dict[Any, Any] = value[found[0]]
     return nested
@@ -98,7 +97,7 @@ def _warn_of_deeper_ones(value: dict[Any, Any], table: dict[Any, Any], path: Pat
     within = [] if table is value else list(table.items())
     left = [key for key, item in beside + within if not isinstance(item, StridedView | Peculiar) and _holds_any(item)]
     if left:
-        logger.warning("%s: tensors under %s are passed over", path, ", ".join(map(reprlib.repr, left)))
+        logger.warning("%s: tensors under %s are passed over", path, ", ".join(map(shown, left)))
 
 
 def _holds_any(value: object) -> bool:

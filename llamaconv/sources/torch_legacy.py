@@ -8,7 +8,6 @@ its storages in order), then for each key its number of elements (little-endian 
 from __future__ import annotations
 
 import os
-import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -16,7 +15,8 @@ from typing import BinaryIO
 from llamaconv.errors import UnsupportedError
 from llamaconv.extents import Extent, Stamp, open_regular
 from llamaconv.sources.base import damaged
-from llamaconv.sources.pickles import MAX_PICKLE_BYTES, Storage, unpickle
+from llamaconv.sources.pickle_names import Storage, shown
+from llamaconv.sources.pickles import MAX_PICKLE_BYTES, unpickle
 from llamaconv.sources.state_dict import named_tensors
 from llamaconv.sources.torch_file import TorchFile
 
@@ -64,7 +64,7 @@ def read_torch_legacy(path: Path) -> TorchFile:
             )
         version, _ = unpickle(stream, path)
         if version != _VERSION:
-            raise damaged(path, [f"version {reprlib.repr(version)} of torch's format, where {_VERSION} is the last."])
+            raise damaged(path, [f"version {shown(version)} of torch's format, where {_VERSION} is the last."])
         unpickle(stream, path)
         value, storages = unpickle(stream, path)
         tensors = named_tensors(value, path)

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from llamaconv.casts import Loss
-from llamaconv.digests import sha256_bytes, sha256_file
-from llamaconv.errors import NumericalError
+from llamaconv.digests import sha256_bytes
+from llamaconv.errors import NumericalError, OutOfMemoryError
 from llamaconv.execute import execute_concurrently
 from llamaconv.layouts.description import Given
-from llamaconv.memory import peak_rss
+from llamaconv.memory import available_memory, peak_rss
 from llamaconv.model.stream import Stream
 from llamaconv.model.workers import Workers
 from llamaconv.plan.base import Plan
 from llamaconv.plan.conversion import plan_conversion
+from llamaconv.plan.costs import human
 from llamaconv.progress import Report, silent
 from llamaconv.sinks.checkpoint import CheckpointWriter
 from llamaconv.sinks.disk import writing
@@ -101,6 +101,7 @@ def convert(source: Path, out: Path, settings: ConvertSettings, report: Report =
     begun = perf_counter()
     _require_apart(source, out)
     prepared = _prepare(source, settings)
+    _require_memory(prepared.plan)
     for note in prepared.plan.notes:
         logger.warning(note)
     own = companions(prepared.source.home)
@@ -108,10 +109,6 @@ def convert(source: Path, out: Path, settings: ConvertSettings, report: Report =
     needed = prepared.plan.output_bytes + sum(path.stat().st_size for path in own) + 1_000_000
     with ExitStack() as stack:
         publication = stack.enter_context(Publication(out, settings.overwrite, needed))
-        hashing = ThreadPoolExecutor(1, "llamaconv-hash")
-        stack.callback(hashing.shutdown, cancel_futures=True)
-        files = [*prepared.source.stored.files, *prepared.source.descriptions, *own]
-        source_digests = {path.name: hashing.submit(sha256_file, path) for path in files}
         stream = Stream(stack.enter_context(Workers(1)), report=report)
         writer = CheckpointWriter(publication.directory, prepared.plan.shards)
         stack.callback(writer.abort)
@@ -119,18 +116,10 @@ def convert(source: Path, out: Path, settings: ConvertSettings, report: Report =
         _require_kept(stream.losses, settings)
         digests = writer.finish() | copy_files(own, prepared.source.home, publication.directory)
         digests |= _write_files(prepared.target.files, publication.directory)
-        difference = _verified(prepared, publication.directory, settings, report) if settings.verify else None
-        publication.commit(
-            manifest(
-                asdict(settings),
-                prepared.source,
-                prepared.target,
-                prepared.plan.notes,
-                stream.losses,
-                {name: digest.result() for name, digest in source_digests.items()},
-                digests,
-            )
-        )
+        difference = None
+        if settings.verify:
+            difference = _verified(prepared, publication.directory, settings, stream.losses, report)
+        publication.commit(manifest(settings, prepared.source, prepared.target, prepared.plan, stream.losses, digests))
     return _result(out, prepared, stream, settings, difference, perf_counter() - begun)
 
 
@@ -146,12 +135,23 @@ def _prepare(path: Path, settings: ConvertSettings) -> _Prepared:
     return _Prepared(source, target, plan_conversion(target.steps, target.shards, (*source.notes, *target.notes)))
 
 
+def _require_memory(plan: Plan) -> None:
+    largest, available = max(plan.steps, key=lambda step: step.peak_bytes), available_memory()
+    if available is not None and plan.peak_bytes > available:
+        raise OutOfMemoryError(
+            f"{largest.name} needs {human(largest.peak_bytes)} of memory; {human(available)} are available.",
+            hint="Run it on a machine with more memory, or give this one more swap.",
+            needed=plan.peak_bytes,
+            available=available,
+        )
+
+
 def _require_kept(losses: list[Loss], settings: ConvertSettings) -> None:
     if losses and not settings.allow_overflow:
         raise NumericalError(
             "\n".join(str(loss) for loss in sorted(losses, key=lambda loss: loss.name)),
             hint="--allow-overflow accepts that; --dtype keep, or float32, loses nothing.",
-            losses=[asdict(replace(loss, dtype=None)) for loss in losses],  # type: ignore[arg-type]
+            losses=[loss.to_json() for loss in losses],
         )
 
 
@@ -162,10 +162,12 @@ def _write_files(files: Mapping[str, bytes], directory: Path) -> dict[str, str]:
     return {name: sha256_bytes(content) for name, content in files.items()}
 
 
-def _verified(prepared: _Prepared, directory: Path, settings: ConvertSettings, report: Report) -> float | None:
+def _verified(
+    prepared: _Prepared, directory: Path, settings: ConvertSettings, losses: list[Loss], report: Report
+) -> float | None:
     from llamaconv.tasks.convert_verify import verify  # transformers, and with it a second of start-up
 
-    return verify(prepared.source, prepared.target, directory, settings, report)
+    return verify(prepared.source, prepared.target, directory, settings, losses, report)
 
 
 def _result(

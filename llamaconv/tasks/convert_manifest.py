@@ -4,56 +4,77 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from llamaconv.casts import Loss
+from llamaconv.digests import sha256_file
 from llamaconv.errors import ConfigError
 from llamaconv.json_files import read_object
+from llamaconv.plan.base import Plan
 from llamaconv.sinks.manifest import MANIFEST
+from llamaconv.tasks.companions import companions
 from llamaconv.tasks.convert_target import Target
 from llamaconv.tasks.provenance import libraries, version
+from llamaconv.tasks.settings import ConvertSettings
 from llamaconv.tasks.source import Source
 
 __all__ = ["manifest"]
 
 logger = logging.getLogger(__name__)
 
-# Settings that have no say in the bytes.
 _LEFT_OUT = ("workers", "overwrite", "verify", "layout")
 
 
 def manifest(
-    settings: Mapping[str, Any],
+    settings: ConvertSettings,
     source: Source,
     target: Target,
-    notes: Sequence[str],
+    plan: Plan,
     losses: Sequence[Loss],
-    sources: Mapping[str, str],
     outputs: Mapping[str, str],
 ) -> dict[str, Any]:
     """No paths, no times, nothing that two runs could disagree on.
 
     Args:
-        settings: All settings of the run, by name.
-        source, target: What was converted, and into what.
-        notes: What the user was told.
+        settings: Of the run.
+        source, target, plan: What was converted, into what, and how.
         losses: What the dtype lost.
-        sources, outputs: sha256 of each file, by name.
+        outputs: sha256 of each file, by name.
     """
     return {
         "tool": "llamaconv",
         "version": version(),
         "libraries": libraries(),
         "task": "convert",
-        "settings": {name: value for name, value in settings.items() if name not in _LEFT_OUT and value is not None},
-        "source_layout": source.layout.name,
-        "source": dict(sorted(sources.items())),
-        "source_manifest": _of_source(source),
         "layout": target.layout.name,
+        "settings": _settings(settings),
+        "source_layout": source.layout.name,
+        "verified": settings.verify,
+        "source": _files(source, settings),
+        "source_manifest": _of_source(source),
         "losses": sorted(str(loss) for loss in losses),
-        "notes": list(notes),
+        "notes": list(plan.notes),
         "outputs": dict(sorted(outputs.items())),
     }
+
+
+def _settings(settings: ConvertSettings) -> dict[str, Any]:
+    """Those that have a say in the bytes: what was left at its default has said nothing."""
+    defaults = ConvertSettings(settings.to)
+    chosen = {name: value for name, value in asdict(settings).items() if value != getattr(defaults, name)}
+    return {name: value for name, value in chosen.items() if name not in _LEFT_OUT}
+
+
+def _files(source: Source, settings: ConvertSettings) -> dict[str, Any]:
+    """Each file of the source: its size, and with ``--verify``, which reads it again anyway, its sha256."""
+    directory = source.checkpoint.directory
+    paths = [*source.stored.files, *source.descriptions, *companions(source.home)]
+    told = {}
+    for path in paths:
+        name = str(path.relative_to(directory)) if path.is_relative_to(directory) else path.name
+        told[name] = {"bytes": path.stat().st_size} | ({"sha256": sha256_file(path)} if settings.verify else {})
+    return dict(sorted(told.items()))
 
 
 def _of_source(source: Source) -> dict[str, Any] | None:

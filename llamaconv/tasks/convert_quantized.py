@@ -57,6 +57,7 @@ def from_lit_llama(source: Source) -> tuple[tuple[Step, ...], dict[str, Any]]:
             f"{source.checkpoint.directory}: only some layers are quantized:\n" + "\n".join(dense),
             hint="--dequantize makes dense weights of all.",
         )
+    groups = _group_size(source)
     vocabulary = source.config.vocab_size  # padding below it is cut off
     zeros = [source.stored[f"{layer.name}.zeros"].read() for layer in source.layers if layer.name != _HEAD]
     zeros.append(source.stored[f"{_HEAD}.zeros"].read()[:vocabulary])
@@ -67,10 +68,37 @@ def from_lit_llama(source: Source) -> tuple[tuple[Step, ...], dict[str, Any]]:
     steps = repacking_steps(source.stored, rules, layers, dequantizer, packing)
     return steps, _configuration(
         dequantizer.bits,
+        groups,
         all(bool((part == middle).all()) for part in zeros),
         packing,
         sorted(set(map(_leaf, quantized))),
     )
+
+
+def _group_size(source: Source) -> int:
+    """Columns that share a scale, -1 for all of a row: one number for all layers, as GPTQ's configuration has it.
+
+    Raises:
+        UnsupportedError: It is not one, or GPTQ's words of 32 bits do not take the weights; all facts are listed.
+    """
+    sizes: dict[int, str] = {}
+    facts = []
+    for layer in source.layers:
+        assert layer.weight is not None
+        rows, columns = layer.weight.shape
+        rows = source.config.vocab_size if layer.name == _HEAD else rows
+        sizes.setdefault(-1 if layer.groups == 1 else columns // (layer.groups or 1), layer.name)
+        if rows % 32 or columns % 32:
+            facts.append(f"{layer.weight.name} has {rows} rows of {columns}; GPTQ packs multiples of 32")
+    if len(sizes) > 1:
+        told = ", ".join(f"{size} in {name}" for size, name in sizes.items())
+        facts.append(f"groups of different sizes ({told}); GPTQ's configuration has one")
+    if facts:
+        raise UnsupportedError(
+            f"{source.checkpoint.directory}: GPTQ's own format does not hold it:\n" + "\n".join(facts),
+            hint="--dequantize makes dense weights of it.",
+        )
+    return next(iter(sizes))
 
 
 def _facts(source: Source, layout: Layout) -> list[str]:
@@ -78,7 +106,7 @@ def _facts(source: Source, layout: Layout) -> list[str]:
     if layout.name != "lit-llama":
         return ["it has dense weights only"]
     if source.layout is not HUGGING_FACE:
-        return ["they are in its own format already"]
+        return ["they are in its own format already: copy the folder"]
     quantization, layers = source.quantization or {}, _by_weight(source)
     if quantization.get("quant_method") != "gptq":
         return [f"quantized by {quantization.get('quant_method')}; it loads GPTQ"]
@@ -110,12 +138,14 @@ def _leaf(weight: str) -> str:
     return ".".join(weight.split(".")[3:-1]) or weight.removesuffix(".weight")
 
 
-def _configuration(bits: int, symmetric: bool, packing: CheckpointFormat, names: list[str]) -> dict[str, Any]:
+def _configuration(
+    bits: int, group_size: int, symmetric: bool, packing: CheckpointFormat, names: list[str]
+) -> dict[str, Any]:
     """``quantization_config``, as GPTQ's readers want it."""
     return {
         "quant_method": "gptq",
         "bits": bits,
-        "group_size": -1,
+        "group_size": group_size,
         "desc_act": False,
         "sym": symmetric,
         "checkpoint_format": packing,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -31,6 +31,10 @@ from llamaconv.tasks.source import Source
 from llamaconv.tensors import TensorSpec
 
 __all__ = ["Target", "require_lit_llama", "target_of"]
+
+
+_TARGETS = ("hf", "litgpt", "lit-llama", "meta")
+_MAX_SHARD = 5_000_000_000
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,8 @@ def target_of(source: Source, settings: ConvertSettings) -> Target:
     layout = _layout(source.config, settings)
     if layout is HUGGING_FACE:
         return _to_hugging_face(source, settings, quantized)
-    rules = layout.rules(source.config)  # what cannot be held cannot be described either
+    config, head_notes = (source.config, []) if quantized else _with_its_own_head(source)
+    rules = _rules(layout, config)  # what cannot be held cannot be described either
     size = require_lit_llama(source.config, settings.size) if layout.name == "lit-llama" else ""
     files = {layout.config_file: layout.description(source.config)} if layout.config_file else {}
     if layout.name == "litgpt" and (source.layout is HUGGING_FACE or source.beside):
@@ -79,12 +84,11 @@ def target_of(source: Source, settings: ConvertSettings) -> Target:
         reader, filename = source.stored, f"{size}/llama-gptq.{{}}bit.pth"
         steps, bits = to_lit_llama(source, layout)
         shards: tuple[Shard, ...] = (Shard(filename.format(bits), _written(steps)),)
-        return Target(
-            layout, reader, steps, shards, source.tensors(), False, files, tuple(layout.warnings(source.config))
-        )
+        notes = (*layout.warnings(source.config), *_without_tokenizer(source, layout))
+        return Target(layout, reader, steps, shards, source.tensors(), False, files, notes)
     reader = source.tensors(_dense_dtype(source.config, settings))
     steps = conversion_steps(reader, rules, output_dtype(settings.dtype))
-    notes = (*layout.warnings(source.config), *_head_left_out(source.config, reader))
+    notes = (*layout.warnings(source.config), *head_notes, *_without_tokenizer(source, layout))
     return Target(layout, reader, steps, _shards(layout, size, _written(steps)), reader, False, files, notes)
 
 
@@ -109,7 +113,7 @@ def _written(steps: Sequence[Step]) -> tuple[TensorSpec, ...]:
 
 def _hugging_face_shards(specs: Sequence[TensorSpec], settings: ConvertSettings) -> tuple[Shard, ...]:
     stem, suffix = ("model", ".safetensors") if settings.format == "safetensors" else ("pytorch_model", ".bin")
-    return shard(specs, settings.max_shard_size, stem, suffix)
+    return shard(specs, settings.max_shard_size or _MAX_SHARD, stem, suffix)
 
 
 def _shards(layout: Layout, size: str, specs: tuple[TensorSpec, ...]) -> tuple[Shard, ...]:
@@ -124,15 +128,41 @@ def _shards(layout: Layout, size: str, specs: tuple[TensorSpec, ...]) -> tuple[S
     )
 
 
-def _head_left_out(config: ModelConfig, reader: Tensors) -> list[str]:
-    """The config is trusted: a head that it ties is the embedding, whatever else is stored."""
+def _with_its_own_head(source: Source) -> tuple[ModelConfig, list[str]]:
+    """The config by which rules are made: where it ties a head that is stored and differs, both are kept."""
+    config, reader = source.config, source.tensors()
     if not config.tied or HEAD not in reader.specs or same_bits(reader[HEAD], reader[EMBEDDING]):
-        return []
+        return config, []
     digests = [sha256_bytes(tensor_bytes(reader[name].read())) for name in (HEAD, EMBEDDING)]
-    return [
+    return replace(config, tied=False), [
         f"config.json ties {HEAD} (sha256 {digests[0][:12]}) to {EMBEDDING} (sha256 {digests[1][:12]}), "
-        "but they differ; the embedding is taken for both, as transformers takes it"
+        "but they differ; both are kept"
     ]
+
+
+def _without_tokenizer(source: Source, layout: Layout) -> list[str]:
+    """What the layout's tool will miss."""
+    if not layout.tokenizers or any((source.home / name).is_file() for name in layout.tokenizers):
+        return []
+    return [f"the source has no {' or '.join(layout.tokenizers)}, which {layout.name}'s tools take their tokens from"]
+
+
+def _rules(layout: Layout, config: ModelConfig) -> tuple[Rule, ...]:
+    """The layout's rules; a refusal names the layouts that can hold the model."""
+    try:
+        return layout.rules(config)
+    except UnsupportedError as error:
+        able = [other.name for other in LAYOUTS.values() if other.name in _TARGETS and _holds(other, config)]
+        hint = f"{' and '.join(able)} can." if able else error.hint
+        raise UnsupportedError(error.message, hint=hint, **error.facts) from None
+
+
+def _holds(layout: Layout, config: ModelConfig) -> bool:
+    try:
+        layout.rules(config)
+    except UnsupportedError:
+        return False
+    return True
 
 
 def _require_sense(settings: ConvertSettings, quantized: bool) -> None:
@@ -142,10 +172,13 @@ def _require_sense(settings: ConvertSettings, quantized: bool) -> None:
         "--embedding-split": settings.embedding_split is not None and settings.to != "meta",
         "--size": settings.size is not None and settings.to != "lit-llama",
         "--format": settings.format == "torch" and settings.to != "hf",
+        "--max-shard-size": settings.max_shard_size is not None and settings.to != "hf",
     }
     named = [option for option, without_effect in idle.items() if without_effect]
     if named:
         raise UsageError(f"Without effect with --to {settings.to}: {', '.join(named)}.")
+    if settings.allow_overflow and settings.dtype == "keep":
+        raise UsageError("--allow-overflow accepts what a --dtype loses; none is given.")
     if quantized and settings.dtype != "keep":
         raise UsageError(
             f"--dtype {settings.dtype}: the checkpoint is quantized, and what it stores has the dtypes of its format.",
@@ -171,9 +204,9 @@ def require_lit_llama(config: ModelConfig, size: str | None) -> str:
         UnsupportedError: lit-llama cannot hold the model, or, without a name, its scripts cannot load it.
         UsageError: The name is more than a folder's.
     """
-    if size is not None and (size != Path(size).name or size.startswith(".")):
+    if size is not None and (not re.fullmatch(r"[\w-]+", size)):
         raise UsageError(f"--size {size}: no name of a folder.", hint="Give a plain name, such as 7B.")
-    LAYOUTS["lit-llama"].rules(config)  # what the layout cannot hold at all comes first
+    _rules(LAYOUTS["lit-llama"], config)  # what the layout cannot hold at all comes first
     facts = lit_llama_facts.stock_obstacles(config)
     size = size or (None if facts else lit_llama_facts.size_of(config))
     if size is None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from llamaconv.casts import cast, output_dtype
+from llamaconv.casts import Loss, cast, output_dtype
 from llamaconv.config import ModelConfig
 from llamaconv.errors import InputError, IntegrityError, UnsupportedError
 from llamaconv.layouts.description import Given
@@ -38,7 +38,14 @@ _SEQUENCES = 2
 _SAMPLED = 32  # positions of a sequence whose logits are compared, the last of them at the end
 
 
-def verify(source: Source, target: Target, directory: Path, settings: ConvertSettings, report: Report) -> float | None:
+def verify(
+    source: Source,
+    target: Target,
+    directory: Path,
+    settings: ConvertSettings,
+    losses: Sequence[Loss],
+    report: Report,
+) -> float | None:
     """Read back what was written in ``directory`` and compare.
 
     Every tensor must have the source's bits (cast, where the conversion cast), the description must say of the model
@@ -46,7 +53,7 @@ def verify(source: Source, target: Target, directory: Path, settings: ConvertSet
 
     Returns:
         The largest difference of logits, over the largest logit of the source: 0 unless a dtype was changed. None for
-        a model that nothing here runs, such as a mixture of experts; a warning says why.
+        a model that nothing here runs, such as a mixture of experts, and where values overflowed; a warning says so.
 
     Raises:
         IntegrityError: What was read back is something else; all differences are listed.
@@ -58,7 +65,7 @@ def verify(source: Source, target: Target, directory: Path, settings: ConvertSet
         raise _different(error.message.splitlines()) from error
     # A layout that has one family reads it back whatever the family was, and takes equal tensors for tied ones.
     faults = contradictions(written.config, source.config, unsaid=("model_type", "tied") if native else ())
-    faults += _differences(source, target, written, settings, report)
+    faults += _differences(target, written, settings, report)
     if faults:
         raise _different(faults)
     try:
@@ -66,7 +73,13 @@ def verify(source: Source, target: Target, directory: Path, settings: ConvertSet
     except UnsupportedError as error:
         logger.warning("logits are not compared: %s", error)
         return None
-    return _logits_difference(*models, settings.workers, report)
+    if any(loss.overflowed for loss in losses):
+        logger.warning("logits are not compared: values overflowed, as --allow-overflow accepts")
+        return None
+    difference = _logits_difference(*models, settings.workers, report)
+    if difference and settings.dtype == "keep" and not settings.dequantize:
+        raise _different([f"logits differ by {difference:.3g} of their size, of which nothing should"])
+    return difference
 
 
 def _different(faults: Sequence[str]) -> IntegrityError:
@@ -88,17 +101,13 @@ def _given(config: ModelConfig) -> Given:
     )
 
 
-def _differences(
-    source: Source, target: Target, written: Source, settings: ConvertSettings, report: Report
-) -> list[str]:
+def _differences(target: Target, written: Source, settings: ConvertSettings, report: Report) -> list[str]:
     mine, theirs = target.proof, written.stored if target.copied else written.tensors()
     places = {name: name for name in mine.specs}
     if target.layout is not HUGGING_FACE:
         places = {name: name for name in places if not is_derived(name)}
         if HEAD in places and HEAD not in theirs.specs:
             places[HEAD] = EMBEDDING
-        if source.config.tied:
-            places.pop(HEAD, None)  # the embedding was taken for it
     dtype = output_dtype(settings.dtype)
     faults = [f"{name} is one too many" for name in theirs.specs if name not in places]
     for index, (name, place) in enumerate(places.items()):

@@ -22,7 +22,7 @@ from llamaconv.sources.base import CheckpointReader
 from llamaconv.sources.open import Checkpoint, open_checkpoint
 from llamaconv.tasks.quantization_facts import Quantization, describe_quantization
 from llamaconv.tasks.source import Source
-from llamaconv.tasks.source_native import open_native
+from llamaconv.tasks.source_native import open_native, rank_count
 from llamaconv.tensors import TensorSpec
 
 __all__ = ["Inspection", "Shard", "inspect"]
@@ -94,8 +94,10 @@ class Inspection:
 
     @property
     def tied(self) -> bool | None:
-        """Whether config.json ties the head to the embedding; None without one."""
-        return None if self.config is None else self.config.tied
+        """Whether the head is tied to the embedding, as config.json says; None where only the tensors could tell."""
+        if self.config is None or (self.description != HUGGING_FACE.config_file and self.head_stored):
+            return None
+        return self.config.tied
 
     def to_json(self, *, tensors: bool = True) -> dict[str, Any]:
         """JSON-safe form, with or without the list of tensors."""
@@ -153,7 +155,7 @@ def _native(path: Path, checkpoint: Checkpoint, layout: Layout) -> Inspection:
     faults: tuple[str, ...] = ()
     source: Source | None = None
     try:
-        source = open_native(checkpoint, layout, Given())
+        source = open_native(checkpoint, layout, Given(), compare=False)
     except InputError as error:
         faults = tuple(error.message.splitlines())
     hub, dense = source.tensors().specs if source else {}, as_if_dense(specs, layers)
@@ -163,7 +165,7 @@ def _native(path: Path, checkpoint: Checkpoint, layout: Layout) -> Inspection:
     return Inspection(
         path=path,
         layout=layout.name,
-        ranks=source.layout.ranks if source else 1,
+        ranks=rank_count(specs),
         family=config.model_type if config else None,
         config=config,
         description=layout.config_file,

@@ -35,7 +35,7 @@ def open_source(path: Path, layout: str | None = None, given: Given | None = Non
         InputError: Anything missing, malformed, unknown or in disagreement; all disagreements are listed.
         UsageError: Facts are stated for a checkpoint that carries them.
     """
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_checkpoint(path, prefer=layout)
     given = given or Given()
     chosen = LAYOUTS[layout] if layout else layout_of(checkpoint)
     if chosen is not HUGGING_FACE:
@@ -61,12 +61,12 @@ def layout_of(checkpoint: Checkpoint) -> Layout:
     if (checkpoint.directory / "config.json").exists():
         return HUGGING_FACE  # a family that we have no table of
     layout, shared, modules = nearest(names)
+    near = f"The nearest is {layout.name}: {shared} of {modules} modules have names of it."
     raise CheckpointError(
         f"{checkpoint.directory}: no layout is known in which tensors have such names "
         f"({', '.join(map(repr, list(names)[:3]))}{', …' if len(names) > 3 else ''}).",
-        hint=f"The nearest is {layout.name}: {shared} of {modules} modules have names of it; "
-        f"--from {layout.name} says which are missing.",
-        nearest=layout.name,
+        hint=near if shared else f"Known are {', '.join(LAYOUTS)}; no name is one of theirs.",
+        nearest=layout.name if shared else None,
     )
 
 

@@ -119,7 +119,7 @@ class ConvertSettings:
         embedding_split: How Meta's embedding is: ``"rows"`` (Llama 3), ``"columns"`` (Llama 1 and 2), None by the
             vocabulary.
         size: Name of lit-llama's folder, None for the model that lit-llama looks up by its width.
-        max_shard_size: Bytes of a weight file in Hugging Face's layout.
+        max_shard_size: Bytes of a weight file in Hugging Face's layout, None for 5 GB.
         verify: Read the output back and compare tensors and logits with the source's.
         workers: Steps at a time; never changes a bit of the result.
         rope_theta, rope_factor, max_positions, norm_eps, vocab_size, heads: Of the source, where its files do not say.
@@ -135,7 +135,7 @@ class ConvertSettings:
     tensor_parallel: int = 1
     embedding_split: Literal["rows", "columns"] | None = None
     size: str | None = None
-    max_shard_size: int = 5_000_000_000
+    max_shard_size: int | None = None
     verify: bool = False
     workers: int | None = None
     rope_theta: float | None = None

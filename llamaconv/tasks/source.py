@@ -99,9 +99,9 @@ class Source:
     def home(self) -> Path:
         """Where tokenizer and other companions lie: lit-llama keeps them a folder above the weights."""
         directory = self.checkpoint.directory
-        if self.layout.name == "lit-llama" and not (directory / "tokenizer.model").is_file():
-            return directory.parent
-        return directory
+        tokenizers = [*self.layout.tokenizers, "tokenizer.json"]
+        above = self.layout.name == "lit-llama" and not any((directory / name).is_file() for name in tokenizers)
+        return directory.parent if above else directory
 
     @property
     def descriptions(self) -> tuple[Path, ...]:

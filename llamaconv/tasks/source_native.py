@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,22 +25,33 @@ from llamaconv.tasks.comparison import same_bits
 from llamaconv.tasks.source import Source, contradictions
 from llamaconv.tensors import TensorSpec
 
-__all__ = ["open_native"]
+__all__ = ["open_native", "rank_count"]
 
 # Follow from the description, and are left out.
 _DERIVED = ("rope.freqs",)
 
 
-def open_native(checkpoint: Checkpoint, layout: Layout, given: Given) -> Source:
+def open_native(checkpoint: Checkpoint, layout: Layout, given: Given, *, compare: bool = True) -> Source:
     """Describe a checkpoint and hold its tensors against the description.
 
     Whether the head is tied to the embedding no layout but Hugging Face's says: it is where both are the same.
+
+    Args:
+        checkpoint, layout, given: The files, how they name tensors, and what the user states.
+        compare: Whether to read and compare tensors that may be, or must be, the same; without, a head counts as one
+            of its own.
 
     Raises:
         InputError: Anything missing, malformed or in disagreement; all disagreements are listed.
     """
     layers = tuple(quantized_layers(checkpoint.reader.specs))
-    dense = as_if_dense(checkpoint.reader.specs, layers)
+    damaged = [layer for layer in layers if layer.weight is None]
+    if damaged:
+        raise CheckpointError(
+            "\n".join(f"{layer.name}: {', '.join(layer.parts)} do not go together" for layer in damaged),
+            hint="The checkpoint is damaged: get it again from its source.",
+        )
+    dense = _as_if_dense(checkpoint.reader.specs, layers)
     stored = {name: spec for name, spec in dense.items() if not name.endswith(_DERIVED)}
     layout = _with_ranks(layout, stored)
     heads = {name for template in layout.templates if template.hub == (HEAD,) for name in template.local}
@@ -50,11 +61,21 @@ def open_native(checkpoint: Checkpoint, layout: Layout, given: Given) -> Source:
     if not head_stored:
         told = f"no file holds {min(heads)}, so the head is taken for the embedding"
         source = replace(source, notes=(*source.notes, told))
+    if not compare:
+        return _with_config_beside(source)
     tensors = source.tensors()
     if head_stored and not layers and same_bits(tensors[EMBEDDING], tensors[HEAD]):
         source = opened.describe(replace(given, tied=True))
     _require_equal_copies(source)
     return _with_config_beside(source)
+
+
+def _as_if_dense(specs: Mapping[str, TensorSpec], layers: Sequence[QuantizedLayer]) -> dict[str, TensorSpec]:
+    """As if its layers were dense, in the dtype of those that are: the headers do not tell another."""
+    quantized = {layer.weight.name for layer in layers if layer.weight is not None}
+    dense = as_if_dense(specs, layers)
+    own = next((spec.dtype for name, spec in dense.items() if name not in quantized), torch.float32)
+    return {name: replace(spec, dtype=own) if name in quantized else spec for name, spec in dense.items()}
 
 
 def _with_config_beside(source: Source) -> Source:
@@ -95,7 +116,7 @@ class _Native:
         """
         directory, layout = self.checkpoint.directory, self.layout
         path = directory / layout.config_file if layout.config_file else None
-        specs = as_if_dense(self.checkpoint.reader.specs, self.layers)  # with what follows from the description
+        specs = _as_if_dense(self.checkpoint.reader.specs, self.layers)  # with what follows from the description
         first = {name.removeprefix("00/"): spec for name, spec in specs.items() if name[:3] == "00/"}
         native = Native(
             path or self.checkpoint.reader.files[0],
@@ -144,9 +165,14 @@ def _disagreement(path: Path, faults: Sequence[str]) -> ConfigError:
     )
 
 
+def rank_count(names: Iterable[str]) -> int:
+    """Files of tensor-parallel ranks that tensors come from; 1 if they are whole."""
+    return len({name.partition("/")[0] for name in names if "/" in name}) or 1
+
+
 def _with_ranks(layout: Layout, stored: Mapping[str, TensorSpec]) -> Layout:
     """Meta's layout for as many ranks as there are files, and split as these are."""
-    ranks = len({name.partition("/")[0] for name in stored if "/" in name}) or 1
+    ranks = rank_count(stored)
     if ranks == 1 or layout.name != meta_llama.LAYOUT.name:
         return layout
     norm, embedding = stored.get("00/norm.weight"), stored.get("00/tok_embeddings.weight")

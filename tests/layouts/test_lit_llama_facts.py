@@ -142,7 +142,7 @@ def test_what_cannot_be_is_refused_all_at_once() -> None:
         tell(gap, vocab_size=60)
     assert str(caught.value).splitlines() == [
         'lit-llama.pth: the weights have 3 layers, but among their numbers there is "3" and not "2".',
-        "lit-llama.pth: no file says how many heads share the width of 64: --heads states it.",
+        "lit-llama.pth: no file says how many heads share the width of 64: `convert --heads N` states it.",
         "lit-llama.pth: a vocabulary of 60 by --vocab-size is padded to 64 rows, not 128.",
     ]
     for heads in (-4, 0, 3, 64):

@@ -98,9 +98,10 @@ def test_files_are_read_with_a_limit(tmp_path: Path) -> None:
         read_fields(path)
     assert str(caught.value) == f"{path}: more than 100000 bytes are too many for a configuration."
     path.unlink()
-    with pytest.raises(CheckpointError) as missing:
+    with pytest.raises(ConfigError) as missing:
         read_fields(path)
-    assert str(missing.value) == f"{path}: cannot be read: No such file or directory."
+    assert str(missing.value) == f"{path} does not exist."
+    assert missing.value.hint == "It belongs beside the weights."
     os.mkfifo(path)
     with pytest.raises(CheckpointError) as pipe:
         read_fields(path)

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from llamaconv.layouts.attention import Interleave, Rotary
-from llamaconv.layouts.operations import Chain, Concat, Divide, Identity, Operation, Pad, Parallel, Replicate
-from tests.layouts.operation_cases import Case, cases, numbered
+from llamaconv.layouts.operations import Chain, Concat, Identity, Operation, Pad, Parallel
+from llamaconv.layouts.ranks import Divide, Replicate
+from tests.layouts.operation_cases import Case, Shapes, any_shapes, cases, nearly, numbered
 
 
 @given(cases())
@@ -69,25 +73,92 @@ def test_padding_is_zeros_below() -> None:
 
 
 @pytest.mark.parametrize(
-    ("operation", "shape", "message"),
+    ("operation", "shapes", "message"),
     [
-        (Rotary(3, to_pairs=True), (8, 2), "8 rows are no 3 heads of pairs"),
-        (Concat((3, 2)).inverse(), (6,), "6 rows where 3 + 2 belong"),
-        (Divide(4, 1), (8, 6), "6 along axis 1 are not 4 equal parts"),
-        (Pad(5, 8), (6, 2), "6 rows where 5 belong"),
-        (Pad(5, 8).inverse(), (6, 2), "6 rows where 8 belong"),
+        (Identity(), [(8,), (8,)], "the tensors are 2, not 1"),
+        (Rotary(3, to_pairs=True), [(8, 2)], "8 rows are no 3 heads of pairs"),
+        (Rotary(2, to_pairs=True), [(8,), (8,)], "the tensors are 2, not 1"),
+        (Rotary(2, to_pairs=True), [()], "a tensor of shape [] has no axis 0"),
+        (Interleave(2, 2, 1), [(4, 3), (2, 3)], "the tensors are 2, not 3"),
+        (Interleave(2, 2, 1), [(), (2,), (2,)], "a tensor of shape [] has no axis 0"),
+        (Interleave(2, 2, 1), [(4, 3), (2, 3), (3, 3)], "parts of (4, 2, 3) rows where (4, 2, 2) belong"),
+        (
+            Interleave(2, 2, 1),
+            [(4, 3), (2, 3), (2, 4)],
+            "[2, 2, 3] torch.float32, [2, 1, 3] torch.float32, [2, 1, 4] torch.float32 do not go together",
+        ),
+        (Interleave(2, 2, 1).inverse(), [(9, 3)], "9 rows where 8 belong"),
+        (Interleave(2, 2, 1).inverse(), [(8, 3)] * 2, "the tensors are 2, not 1"),
+        (Concat((3, 2)), [(3, 4)], "the tensors are 1, not 2"),
+        (Concat((3, 2)), [(), ()], "a tensor of shape [] has no axis 0"),
+        (Concat((3, 2)), [(3, 4), (4, 4)], "parts of (3, 4) rows where (3, 2) belong"),
+        (Concat((3, 2)), [(3, 4), (2, 5)], "[3, 4] torch.float32, [2, 5] torch.float32 do not go together"),
+        (Concat((3, 2)), [(3, 4), (2,)], "[3, 4] torch.float32, [2] torch.float32 do not go together"),
+        (Concat((3, 2)).inverse(), [(6,)], "6 rows where 3 + 2 belong"),
+        (Concat((3, 2)).inverse(), [()], "a tensor of shape [] has no axis 0"),
+        (Concat((3, 2)).inverse(), [(3,), (2,)], "the tensors are 2, not 1"),
+        (Divide(4, 1), [(8, 6)], "6 along axis 1 are not 4 equal parts"),
+        (Divide(2, 1), [(8,)], "a tensor of shape [8] has no axis 1"),
+        (Divide(2, 0), [()], "a tensor of shape [] has no axis 0"),
+        (Divide(2, 0), [(8,), (8,)], "the tensors are 2, not 1"),
+        (Divide(2, 1).inverse(), [(8, 3)], "the tensors are 1, not 2"),
+        (Divide(2, 1).inverse(), [(8,), (8,)], "a tensor of shape [8] has no axis 1"),
+        (Divide(2, 1).inverse(), [(8, 3), (8, 4)], "parts of different shapes, [8, 3], [8, 4]"),
+        (Replicate(2), [(8,), (8,)], "the tensors are 2, not 1"),
+        (Replicate(2).inverse(), [(4,)], "the tensors are 1, not 2"),
+        (Replicate(2).inverse(), [(4,), (5,)], "copies of different shapes, [4], [5]"),
+        (Pad(5, 8), [(6, 2)], "6 rows where 5 belong"),
+        (Pad(5, 8), [()], "a tensor of shape [] has no axis 0"),
+        (Pad(5, 8), [(5, 2), (5, 2)], "the tensors are 2, not 1"),
+        (Pad(5, 8).inverse(), [(6, 2)], "6 rows where 8 belong"),
+        (Pad(5, 8).inverse(), [()], "a tensor of shape [] has no axis 0"),
+        (Parallel((Identity(), Identity())), [(4,)], "the tensors are 1, not 2"),
+        (Chain((Identity(), Divide(2, 0))), [(4,), (4,)], "the tensors are 2, not 1"),
     ],
 )
-def test_wrong_shapes_are_refused(operation: Operation, shape: tuple[int, ...], message: str) -> None:
-    """With what is there and what belongs there."""
-    with pytest.raises(ValueError, match=f"^{message.replace('+', chr(92) + '+')}$"):
-        operation.apply((torch.empty(shape),))
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_wrong_shapes_are_refused(
+    operation: Operation, shapes: list[tuple[int, ...]], message: str, device: str
+) -> None:
+    """With what is there and what belongs there, be it while planning or while converting."""
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        operation.apply(tuple(torch.empty(shape, device=device) for shape in shapes))
 
 
-def test_copies_must_have_one_shape() -> None:
-    """Ranks of different models do not go together."""
-    with pytest.raises(ValueError, match=r"^copies of different shapes, \[4\], \[5\]$"):
-        Replicate(2).inverse().apply((torch.empty(4), torch.empty(5)))
+def test_nothing_is_divided_into_as_many_parts_as_anything() -> None:
+    """An axis of no elements is no reason to leave ranks without a tensor."""
+    parts = Divide(2, 1).apply((torch.empty(3, 0),))
+    assert [part.shape for part in parts] == [(3, 0), (3, 0)]
+
+
+def outcome(operation: Operation, shapes: Shapes, device: str) -> Shapes | str:
+    """The shapes that come out, or why none do."""
+    try:
+        results = operation.apply(tuple(torch.zeros(shape, device=device) for shape in shapes))
+    except ValueError as error:
+        return str(error)
+    assert len(results) == operation.gives
+    return tuple(tuple(result.shape) for result in results)
+
+
+@settings(max_examples=500)
+@given(cases(), st.booleans(), any_shapes)
+def test_whatever_the_shapes_they_are_taken_or_refused(case: Case, back: bool, shapes: Shapes) -> None:
+    """No other error than the one that is documented, and planning foretells converting."""
+    operation = case[0].inverse() if back else case[0]
+    assert outcome(operation, shapes, "meta") == outcome(operation, shapes, "cpu")
+
+
+@settings(max_examples=500)
+@given(cases(), st.booleans(), st.data())
+def test_shapes_of_another_rank_or_count_are_taken_or_refused(case: Case, back: bool, data: st.DataObject) -> None:
+    """The same for shapes that are nearly right: an axis or a tensor too few, or one size that differs."""
+    operation, shapes = case
+    if back:
+        shapes = tuple(tuple(result.shape) for result in operation.apply(numbered(shapes)))
+        operation = operation.inverse()
+    spoiled = data.draw(nearly(shapes))
+    assert outcome(operation, spoiled, "meta") == outcome(operation, spoiled, "cpu")
 
 
 def test_operations_are_shown_in_words() -> None:

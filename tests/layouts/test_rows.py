@@ -11,7 +11,8 @@ from torch import Tensor
 
 from llamaconv.extents import Extent, read_extents
 from llamaconv.layouts.attention import Interleave, Rotary
-from llamaconv.layouts.operations import Chain, Concat, Divide, Identity, Operation, Pad, Parallel
+from llamaconv.layouts.operations import Chain, Concat, Identity, Operation, Pad, Parallel
+from llamaconv.layouts.ranks import Divide
 from llamaconv.layouts.rows import lazily, row_maps
 from llamaconv.tensors import LazyTensor, TensorSpec
 from tests.layouts.operation_cases import Case, cases, numbered
@@ -136,3 +137,25 @@ def test_a_fused_tensor_keeps_no_other_in_memory() -> None:
 def test_row_maps_are_made_once_for_all_layers() -> None:
     """Equal operations on as many rows share them."""
     assert row_maps(Rotary(4, True), (64,)) is row_maps(Rotary(4, True), (64,))
+
+
+@pytest.mark.parametrize(
+    ("operation", "shapes", "message"),
+    [
+        (Identity(), ((3,), (3,)), "the tensors are 2, not 1"),
+        (Interleave(2, 2, 1), ((4, 3), (2, 3), (3, 3)), r"parts of \(4, 2, 3\) rows where \(4, 2, 2\) belong"),
+        (Divide(2, 1), ((4,),), r"a tensor of shape \[4\] has no axis 1"),
+    ],
+    ids=str,
+)
+def test_wrong_shapes_are_refused_before_anything_is_read(
+    operation: Operation, shapes: tuple[tuple[int, ...], ...], message: str
+) -> None:
+    """As the operation itself refuses them."""
+
+    def read() -> Tensor:
+        raise AssertionError("read")
+
+    lazies = [LazyTensor(TensorSpec(f"t{i}", shape, torch.float32), read) for i, shape in enumerate(shapes)]
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        results(operation, lazies)

@@ -138,8 +138,8 @@ def test_codes_of_3_bits_have_no_place() -> None:
         ColBlockWeight.from_gptq(weight)
 
 
-@pytest.mark.parametrize("index", [[0, 1] * 8, [1] * 8 + [0] * 8, [0] * 9 + [1] * 7])
-def test_groups_that_are_not_runs_of_one_size_have_no_place(index: list[int]) -> None:
+@pytest.mark.parametrize("index", [[0, 1] * 8, [1] * 8 + [0] * 8, [0] * 7 + [1] * 8 + [0]])
+def test_groups_that_are_not_runs_have_no_place(index: list[int]) -> None:
     """The file does not say which group a column is in; with one group for a row, its order does not matter."""
     weight = random_gptq(0, 4, 32, 2, 8, "gptq")
     scattered = replace(weight, group_index=torch.tensor(index, dtype=torch.int32))
@@ -151,16 +151,15 @@ def test_groups_that_are_not_runs_of_one_size_have_no_place(index: list[int]) ->
     assert caught.value.hint == "Quantize without act-order, or with one group for each row."
 
 
-def test_a_last_group_that_is_smaller_has_no_place() -> None:
-    """The size of groups is told from their number, so all must have it."""
-    weight = random_gptq(0, 4, 32, 2, 8, "gptq")
-    cut = replace(weight, codes=weight.codes[:, :14], group_index=weight.group_index[:14])
-    uneven = replace(cut, group_index=torch.tensor([0] * 8 + [1] * 6, dtype=torch.int32))
-    with pytest.raises(UnsupportedError, match=r"not runs of columns in their order"):
+@pytest.mark.parametrize(("columns", "size"), [(96, 64), (15, 8)])
+def test_a_last_group_that_is_smaller_has_no_place(columns: int, size: int) -> None:
+    """The size of groups is told from their number, so all must have it, also where that would divide the columns."""
+    weight = random_gptq(0, 4, 32, 2, size, "gptq")
+    uneven = replace(weight, codes=weight.codes[:, :columns], group_index=weight.group_index[:columns])
+    with pytest.raises(UnsupportedError) as caught:
         ColBlockWeight.from_gptq(uneven)
-    odd = replace(cut, codes=weight.codes[:, :15], group_index=torch.tensor([0] * 8 + [1] * 7, dtype=torch.int32))
-    with pytest.raises(UnsupportedError, match=r"^15 columns are not 2 groups of one size in whole bytes$"):
-        ColBlockWeight.from_gptq(odd)
+    assert caught.value.message == f"{columns} columns are not 2 groups of one size in whole bytes"
+    assert caught.value.hint == ("Quantize with a group size that divides the columns, or with one group for each row.")
 
 
 @pytest.mark.parametrize(
@@ -203,6 +202,9 @@ def test_scales_of_bfloat16_that_float16_holds_are_taken() -> None:
         {"scales": torch.ones(32), "zeros": torch.ones(32)},
         {"quant_weight": torch.zeros(32, dtype=torch.uint8)},
         {"quant_weight": torch.zeros((32, 8), dtype=torch.int32)},
+        {"scales": torch.ones((32, 2), dtype=torch.int32), "zeros": torch.ones((32, 2), dtype=torch.int32)},
+        {"zeros": torch.ones((32, 2), dtype=torch.float16)},
+        {"zeros": torch.ones((32, 2), dtype=torch.uint8)},
     ],
 )
 def test_tensors_that_do_not_go_together_are_shown(changes: dict[str, Tensor]) -> None:

@@ -9,6 +9,7 @@ import pytest
 from llamaconv.errors import UnsupportedError, UsageError
 from llamaconv.quantizers.base import Dequantizer, Quantizer
 from llamaconv.quantizers.bnb4 import Bnb4
+from llamaconv.quantizers.col_block import ColBlock
 from llamaconv.quantizers.gptq import Gptq
 from llamaconv.quantizers.grids import AffineGrid
 from llamaconv.quantizers.llm_int8 import LlmInt8
@@ -89,6 +90,7 @@ def test_the_configuration_names_its_quantizer(quantizer: Quantizer) -> None:
         ({"quant_method": "bitsandbytes", "_load_in_4bit": True, "_load_in_8bit": False}, Bnb4()),
         ({"load_in_4bit": True, "load_in_8bit": False}, Bnb4()),
         ({"load_in_8bit": True}, LlmInt8(6.0)),
+        *(({"quant_method": "lit-llama-gptq", "bits": bits}, ColBlock(bits)) for bits in (2, 4, 8)),
     ],
 )
 def test_configurations_that_others_write(config: dict[str, Any], quantizer: Dequantizer) -> None:
@@ -120,6 +122,11 @@ def test_configurations_that_others_write(config: dict[str, Any], quantizer: Deq
             {"quant_method": "bitsandbytes", "load_in_8bit": True, "llm_int8_threshold": None},
             "LLM.int8 with llm_int8_threshold=None",
         ),
+        ({"quant_method": "lit-llama-gptq"}, "lit-llama's GPTQ with bits=None"),
+        ({"quant_method": "lit-llama-gptq", "bits": 3}, "lit-llama's GPTQ with bits=3"),
+        ({"quant_method": "lit-llama-gptq", "bits": 0}, "lit-llama's GPTQ with bits=0"),
+        ({"quant_method": "lit-llama-gptq", "bits": [4]}, "lit-llama's GPTQ with bits=[4]"),
+        ({"quant_method": "lit-llama-gptq", "bits": 4.0}, "lit-llama's GPTQ with bits=4.0"),
         ({"quant_method": "awq", "bits": 4}, "quantization_config with quant_method='awq' cannot be read"),
         ({}, "quantization_config with quant_method=None cannot be read"),
     ],

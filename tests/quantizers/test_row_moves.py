@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from llamaconv.errors import UnsupportedError
 from llamaconv.layouts.attention import Interleave, Rotary
-from llamaconv.layouts.operations import Chain, Concat, Divide, Identity, Operation, Pad, Parallel
+from llamaconv.layouts.operations import Chain, Concat, Identity, Operation, Pad, Parallel
+from llamaconv.layouts.ranks import Divide
 from llamaconv.quantizers.packing import GptqWeight
 from llamaconv.quantizers.row_moves import through
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
 from tempfile import mkdtemp
@@ -10,8 +10,27 @@ from tempfile import mkdtemp
 from torch import Tensor
 
 from llamaconv.extents import Extent
+from llamaconv.sinks.in_place import InPlaceWriter
+from llamaconv.sinks.safetensors import PT_METADATA, safetensors_skeleton
+from llamaconv.sinks.torch_zip import torch_skeleton
 from llamaconv.tensors import TensorSpec
 from tests.sources.files import bits
+
+
+class SafetensorsWriter(InPlaceWriter):
+    """One safetensors file."""
+
+    def __init__(
+        self, path: Path, specs: Sequence[TensorSpec], metadata: Mapping[str, str] | None = PT_METADATA
+    ) -> None:
+        super().__init__(path, specs, safetensors_skeleton(specs, metadata))
+
+
+class TorchZipWriter(InPlaceWriter):
+    """One file of torch."""
+
+    def __init__(self, path: Path, specs: Sequence[TensorSpec]) -> None:
+        super().__init__(path, specs, torch_skeleton(specs))
 
 
 def specs_of(tensors: Mapping[str, Tensor]) -> list[TensorSpec]:

@@ -27,7 +27,8 @@ from llamaconv.sinks.publish import Publication
 from llamaconv.sinks.rename import aside_of, replace
 
 SINKS = Path(llamaconv.sinks.__file__).parent
-WRITERS = {str(SINKS / f"{name}.py") for name in ("checkpoint", "in_place", "safetensors", "skeleton", "torch_zip")}
+NAMES = ("checkpoint", "in_place", "safetensors", "sealing", "skeleton", "torch_zip")
+WRITERS = {str(SINKS / f"{name}.py") for name in NAMES}
 
 
 def write(out: Path, text: str, overwrite: bool, tensors: bool = False) -> None:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from random import Random
 from threading import Event
-from time import sleep
+from time import monotonic, sleep
 
 import pytest
 import torch
@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from llamaconv.digests import sha256_file
-from llamaconv.errors import OutputError
-from llamaconv.sinks.checkpoint import CheckpointWriter
+from llamaconv.errors import OutputError, UnsupportedError
+from llamaconv.sinks import checkpoint
+from llamaconv.sinks.checkpoint import CheckpointWriter, require_writable
 from llamaconv.sinks.sharding import Shard, index, shard
 from llamaconv.sources.open import open_checkpoint
 from llamaconv.tensors import TensorSpec
 from tests.sinks.files import extent_of, scattered, specs_of
-from tests.sources.files import random_tensor
+from tests.sources.files import bits, random_tensor
 
 ZEROS = torch.zeros(4, dtype=torch.int8)
 FOUR = [TensorSpec(name, (4,), torch.int8) for name in "abc"]
@@ -184,6 +185,58 @@ def test_giving_up_waits_for_one_file_and_closes_all(tmp_path: Path, monkeypatch
     assert len(os.listdir("/dev/fd")) == held
 
 
+@settings(max_examples=20)  # each makes many files durable
+@given(st.integers(1, 12), st.integers(1, 3), st.integers(1, 100), st.randoms(use_true_random=False))
+def test_files_are_hashed_piece_by_piece(
+    tmp_path_factory: pytest.TempPathFactory, count: int, files: int, step: int, random: Random
+) -> None:
+    """Whatever the pieces, and in whatever order tensors come, the digests and the bytes are the whole files'."""
+    folder = tmp_path_factory.mktemp("pieces")
+    tensors = {f"t{i}": random_tensor((i + 1, 3), torch.float16, seed=i) for i in range(count)}
+    shards = [
+        Shard(f"{number}{suffix}", tuple(specs))
+        for number in range(files)
+        for suffix, specs in [((".safetensors", ".pth")[number % 2], specs_of(tensors)[number::files])]
+        if specs
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "_SEALED_AT_ONCE", step)
+        patch.setattr(checkpoint, "_SYNCED_AT_ONCE", 4 * step)
+        writer = CheckpointWriter(folder, shards)
+        with ThreadPoolExecutor(2) as pool:
+            order = random.sample(list(tensors), count)
+            list(pool.map(writer.write, order, [tensors[name] for name in order]))
+        digests = writer.finish()
+    assert digests == {part.filename: sha256_file(folder / part.filename) for part in shards}
+    for part in shards:
+        path = folder / part.filename
+        loaded = load_file(path) if path.suffix == ".safetensors" else torch.load(path)
+        assert {name: bits(loaded[name]) for name in loaded} == {
+            spec.name: bits(tensors[spec.name]) for spec in part.specs
+        }
+
+
+def test_giving_up_does_not_wait_for_what_is_written(tmp_path: Path) -> None:
+    """With gigabytes to copy and to hash in two files, abort returns at once and leaves no descriptor."""
+    held, size = len(os.listdir("/dev/fd")), 2**31
+    with (tmp_path / "source").open("wb") as file:
+        file.truncate(size)
+    specs = [TensorSpec(name, (size,), torch.int8) for name in "ab"]
+    writer = CheckpointWriter(tmp_path, [Shard("a.safetensors", (specs[0],)), Shard("b.pth", (specs[1],))])
+    with ThreadPoolExecutor(2) as pool:
+        copying = [pool.submit(writer.copy, spec.name, [extent_of(tmp_path / "source", 0, size)]) for spec in specs]
+        sleep(0.1)
+        begun = monotonic()
+        writer.abort()
+        assert monotonic() - begun < 2
+        for one in copying:
+            with suppress(ValueError):  # unless it was done by then
+                one.result(60)
+    assert len(os.listdir("/dev/fd")) == held
+    for path in tmp_path.iterdir():
+        path.unlink()
+
+
 def write_until_told(writer: CheckpointWriter) -> None:
     """Wrong writes, for as long as that is all that is wrong: a thread takes a moment to end."""
     for _ in range(600):
@@ -247,6 +300,50 @@ def test_shards_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
     ]:
         with pytest.raises(ValueError, match=f"^{message}$"):
             CheckpointWriter(tmp_path, shards)
+
+
+def test_what_no_format_can_hold_is_told_before_anything_is_written() -> None:
+    """Every tensor that a file cannot hold is named, in one error with a hint for each format."""
+    good, odd, own = FOUR[0], TensorSpec("z", (2,), torch.complex128), TensorSpec("__metadata__", (1,), torch.int8)
+    require_writable([Shard("a.safetensors", (good,)), Shard("b.bin", (odd, own))])
+    other = "Files of torch can hold them: --format torch, where the layout has it."
+    cast = "Convert to a dtype that the file can hold, such as --dtype bfloat16."
+    nibbles = TensorSpec("0/n", (3,), torch.uint4)
+    for shards, lines, hint in [
+        (
+            [Shard("a.safetensors", (good, odd)), Shard("b.safetensors", (own,))],
+            [
+                "a.safetensors: safetensors cannot hold z [2] complex128.",
+                "b.safetensors: safetensors keeps the name '__metadata__' for itself.",
+            ],
+            other,
+        ),
+        (
+            [Shard("n.safetensors", (nibbles,))],
+            ["n.safetensors: safetensors cannot hold 0/n [3] uint4."],
+            cast,
+        ),
+        ([Shard("7B/x.pth", (nibbles,), "0/")], ["7B/x.pth: torch.save cannot hold n [3] uint4."], cast),
+        (
+            [Shard("x.pth", (nibbles,)), Shard("a.safetensors", (odd,))],
+            [
+                "x.pth: torch.save cannot hold 0/n [3] uint4.",
+                "a.safetensors: safetensors cannot hold z [2] complex128.",
+            ],
+            f"{cast} {other}",
+        ),
+    ]:
+        with pytest.raises(UnsupportedError) as caught:
+            require_writable(shards)
+        assert (caught.value.message.splitlines(), caught.value.hint) == (lines, hint)
+
+
+def test_a_header_over_the_formats_limit_is_told() -> None:
+    """What fits tensor by tensor may still be too many names for one header."""
+    names = ("a" * 60_000_000, "b" * 60_000_000)
+    with pytest.raises(UnsupportedError) as caught:
+        require_writable([Shard("x.safetensors", tuple(TensorSpec(name, (1,), torch.int8) for name in names))])
+    assert caught.value.message == ("x.safetensors: a header of 120000136 bytes is over the 100000000 of the format.")
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:

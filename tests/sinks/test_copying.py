@@ -27,7 +27,7 @@ def copied(extents: list[Extent], path: Path, offset: int = 0, size: int = 0) ->
     path.write_bytes(b"\xff" * size)
     descriptor = os.open(path, os.O_RDWR)
     try:
-        copy_extents(extents, descriptor, offset, path)
+        copy_extents(extents, descriptor, offset, path, lambda: None)
         assert os.lseek(descriptor, 0, os.SEEK_CUR) == 0
     finally:
         os.close(descriptor)
@@ -127,7 +127,29 @@ def test_a_target_that_refuses_is_the_targets_fault(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert caught.value.message == f"{tmp_path / 'x'}: File too large."
-    assert caught.value.hint == "The file system limits file sizes: use smaller shards."
+    assert caught.value.hint == (
+        "The file system limits file sizes: write elsewhere, or use smaller shards where the layout has them."
+    )
+
+
+@pytest.mark.parametrize("in_kernel", [True, False])
+def test_copying_ends_where_it_is_told_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_kernel: bool) -> None:
+    """The check is made before each part, of 64 MiB at most, and what it raises comes out as it is."""
+    if not in_kernel:
+        monkeypatch.delattr(os, "copy_file_range")
+    with (tmp_path / "source").open("wb") as file:
+        file.truncate(2**28)
+    left = 2
+
+    def check() -> None:
+        nonlocal left
+        if not left:
+            raise ValueError("enough")
+        left -= 1
+
+    with (tmp_path / "x").open("w+b") as target, pytest.raises(ValueError, match=r"^enough$"):
+        copy_extents([extent_of(tmp_path / "source", 0, 2**28)], target.fileno(), 0, tmp_path / "x", check)
+    assert 0 < (tmp_path / "x").stat().st_size <= 2**27
 
 
 FULL = """
@@ -142,7 +164,8 @@ info = source.stat()
 descriptor = os.open(volume / "x", os.O_RDWR | os.O_CREAT)
 os.truncate(descriptor, info.st_size)
 try:
-    copy_extents([Extent(source, 0, info.st_size, (info.st_size, info.st_mtime_ns))], descriptor, 0, volume / "x")
+    extent = Extent(source, 0, info.st_size, (info.st_size, info.st_mtime_ns))
+    copy_extents([extent], descriptor, 0, volume / "x", lambda: None)
 except DiskFullError as error:
     print(error)
 """

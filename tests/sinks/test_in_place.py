@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
+from time import monotonic, sleep
 
 import numpy as np
 import pytest
@@ -15,14 +16,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from llamaconv.digests import sha256_file
 from llamaconv.errors import CheckpointError, OutputError
 from llamaconv.extents import Extent
 from llamaconv.sinks.in_place import InPlaceWriter, tensor_bytes
-from llamaconv.sinks.safetensors import SafetensorsWriter
-from llamaconv.sinks.torch_zip import TorchZipWriter
 from llamaconv.sources.safetensors_header import DTYPES
 from llamaconv.tensors import TensorSpec
-from tests.sinks.files import extent_of, specs_of
+from tests.sinks.files import SafetensorsWriter, TorchZipWriter, extent_of, specs_of
 from tests.sources.files import bits, random_tensor
 
 Writer = type[SafetensorsWriter] | type[TorchZipWriter]
@@ -75,6 +75,12 @@ def test_contiguous_memory_is_not_copied(dtype: torch.dtype) -> None:
     view = tensor_bytes(tensor)
     assert np.frombuffer(view, dtype=np.uint8).ctypes.data == tensor.data_ptr()
     assert len(view) == 2 * 3 * dtype.itemsize
+
+
+def test_an_axis_of_one_value_may_have_any_stride() -> None:
+    """torch calls such a tensor contiguous although its stride is not one."""
+    odd = torch.arange(4, dtype=torch.int16).as_strided((1,), (0,))
+    assert (odd.is_contiguous(), bytes(tensor_bytes(odd))) == (True, bytes(2))
 
 
 @FORMATS
@@ -145,7 +151,9 @@ def test_a_file_that_cannot_be_reserved_is_removed(tmp_path: Path, writer_of: Wr
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert caught.value.message == f"{tmp_path / 'x'}: File too large."
-    assert caught.value.hint == "The file system limits file sizes: use smaller shards."
+    assert caught.value.hint == (
+        "The file system limits file sizes: write elsewhere, or use smaller shards where the layout has them."
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -185,7 +193,7 @@ class Watched(list[Extent]):
 
 @FORMATS
 def test_a_tensor_is_one_threads_and_a_file_in_use_is_not_closed(tmp_path: Path, writer_of: Writer) -> None:
-    """While one thread copies a tensor, others are refused it but not its neighbour; abort waits."""
+    """While one thread copies a tensor, others are refused it but not its neighbour; abort waits until it stopped."""
     (tmp_path / "source").write_bytes(bytes(range(24)))
     begun, go_on, held = Event(), Event(), len(os.listdir("/dev/fd"))
     writer = writer_of(tmp_path / "x", [A, B])
@@ -202,6 +210,50 @@ def test_a_tensor_is_one_threads_and_a_file_in_use_is_not_closed(tmp_path: Path,
             ending.result(0.1)
         go_on.set()
         ending.result(60)
-        copying.result(60)
-    assert writer.missing == ()
+        with pytest.raises(ValueError, match=r"x: given up$"):
+            copying.result(60)
+    assert writer.missing == ("a",)
     assert len(os.listdir("/dev/fd")) == held
+
+
+@FORMATS
+def test_giving_up_does_not_wait_for_gigabytes(tmp_path: Path, writer_of: Writer) -> None:
+    """A tensor of 4 GiB that is being copied holds up nobody who gives up."""
+    size = 2**32
+    with (tmp_path / "source").open("wb") as file:
+        file.truncate(size)
+    writer = writer_of(tmp_path / "x", [TensorSpec("a", (size,), torch.int8)])
+    with ThreadPoolExecutor(1) as pool:
+        copying = pool.submit(writer.copy, "a", [extent_of(tmp_path / "source", 0, size)])
+        sleep(0.05)
+        begun = monotonic()
+        writer.abort()
+        assert monotonic() - begun < 2
+        with pytest.raises(ValueError, match=r"x: (given up|'a' comes after the file was closed)$"):
+            copying.result(60)
+    assert writer.missing == ("a",)
+    (tmp_path / "x").unlink()
+
+
+@FORMATS
+def test_the_front_is_hashed_while_the_rest_is_to_come(tmp_path: Path, writer_of: Writer) -> None:
+    """What lies before the first missing tensor can be hashed and made durable; in the end the digest is the file's."""
+    tensors = {name: random_tensor((5, 3), torch.float32, seed=i) for i, name in enumerate("abc")}
+    tensors["empty"] = torch.zeros(0)
+    writer = writer_of(tmp_path / "x", specs_of(tensors))
+    unsealed, fleeting = [], []
+    for name in ("b", "a", "c", "empty"):
+        writer.write(name, tensors[name])
+        unsealed.append(writer.unsealed)
+        writer.seal()
+        fleeting.append(writer.fleeting)
+        writer.sync()
+        assert (writer.unsealed, writer.fleeting) == (0, 0)
+        assert writer.complete == (name == "empty")
+    assert unsealed == fleeting
+    assert unsealed[0] >= 8  # what lies before the first tensor
+    assert unsealed[1] >= 2 * 60
+    assert unsealed[2] >= 60
+    assert (sum(unsealed), unsealed[3]) == ((tmp_path / "x").stat().st_size, 0)
+    assert writer.close() == sha256_file(tmp_path / "x")
+    assert bits(load(tmp_path / "x", writer)["b"]) == bits(tensors["b"])

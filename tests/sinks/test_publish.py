@@ -316,8 +316,8 @@ import sys
 from pathlib import Path
 import torch
 from llamaconv.errors import DiskFullError
-from llamaconv.sinks.safetensors import SafetensorsWriter
 from llamaconv.tensors import TensorSpec
+from tests.sinks.files import SafetensorsWriter
 
 try:
     SafetensorsWriter(Path(sys.argv[1]) / "x", [TensorSpec("a", (3, 100000), torch.float32)])

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from llamaconv.digests import sha256_file
-from llamaconv.sinks.safetensors import SafetensorsWriter, encode_header
+from llamaconv.sinks.safetensors import encode_header
 from llamaconv.sources.safetensors_header import DTYPES
 from llamaconv.tensors import TensorSpec
-from tests.sinks.files import scattered, specs_of
+from tests.sinks.files import SafetensorsWriter, scattered, specs_of
 from tests.sources.files import random_tensor
 
 NAMES = st.text(st.characters(codec="utf-8"), max_size=6).filter(lambda name: name != "__metadata__")
@@ -87,13 +87,13 @@ def test_literal_bytes_of_a_file(tmp_path: Path) -> None:
             [TensorSpec("a", (1,), torch.int8), TensorSpec("a", (2,), torch.int8)],
             "the tensor name 'a' is taken",
         ),
-        ([TensorSpec("__metadata__", (1,), torch.int8)], "the tensor name '__metadata__' is taken"),
+        ([TensorSpec("__metadata__", (1,), torch.int8)], "safetensors keeps the name '__metadata__' for itself"),
         ([TensorSpec("a", (1,), torch.complex128)], "safetensors cannot hold a [1] complex128"),
         (
             [TensorSpec("a", (), torch.float4_e2m1fn_x2)],
             "safetensors cannot hold the scalar a [] float4_e2m1fn_x2",
         ),
-        ([TensorSpec("\ud800", (1,), torch.int8)], "'utf-8' codec can't encode"),
+        ([TensorSpec("\ud800", (1,), torch.int8)], "safetensors cannot hold the name '\\ud800', which is no text"),
     ],
 )
 def test_what_the_format_cannot_hold_is_refused_before_the_file_exists(
@@ -102,5 +102,5 @@ def test_what_the_format_cannot_hold_is_refused_before_the_file_exists(
     """Names twice, reserved or unencodable, and foreign dtypes are refused."""
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the message is compared below
         SafetensorsWriter(tmp_path / "x", specs)
-    assert str(caught.value).startswith(message)
+    assert str(caught.value) == message
     assert not (tmp_path / "x").exists()

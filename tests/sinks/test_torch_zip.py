@@ -18,9 +18,9 @@ from torch import Tensor
 
 from llamaconv.digests import sha256_file
 from llamaconv.sinks.disk import write_at
-from llamaconv.sinks.torch_zip import TorchZipWriter, torch_skeleton
+from llamaconv.sinks.torch_zip import torch_skeleton
 from llamaconv.tensors import TensorSpec
-from tests.sinks.files import scattered, specs_of
+from tests.sinks.files import TorchZipWriter, scattered, specs_of
 from tests.sinks.processes import ENVIRONMENT
 from tests.sources.files import bits, random_tensor
 
@@ -138,8 +138,8 @@ PRINT_DIGEST = """
 import sys
 from pathlib import Path
 import torch
-from llamaconv.sinks.torch_zip import TorchZipWriter
 from llamaconv.tensors import TensorSpec
+from tests.sinks.files import TorchZipWriter
 
 writer = TorchZipWriter(Path(sys.argv[1]), [TensorSpec(name, (3, 5), torch.float16) for name in "abc"])
 for name in "cab":
@@ -175,9 +175,10 @@ def test_records_and_offsets_over_four_gigabytes(tmp_path: Path) -> None:
     with (tmp_path / "x").open("wb") as file:
         for offset, piece in skeleton.pieces:
             write_at(file.fileno(), piece, offset)
-        for (name, place), checksum in zip(places.items(), skeleton.checksums, strict=True):
+        assert list(skeleton.checksums) == list(places)
+        for name, place in places.items():
             write_at(file.fileno(), data[name], skeleton.offsets[name] + place)
-            for where in checksum.places:
+            for where in skeleton.checksums[name]:
                 write_at(file.fileno(), crcs[name].to_bytes(4, "little"), where)
     assert (tmp_path / "x").stat().st_size == skeleton.nbytes
     with zipfile.ZipFile(tmp_path / "x") as archive:

@@ -144,6 +144,62 @@ def test_metas_ranks_are_one_checkpoint(tmp_path: Path) -> None:
     )
 
 
+def test_more_than_a_hundred_ranks_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    """Numbers of three digits follow those of two; one with a needless zero is none."""
+    write_ranks(tmp_path, [{"w": torch.full((1,), float(rank))} for rank in range(112)])
+    write_zip(tmp_path / "consolidated.007.pth", {"w": torch.ones(1)})
+    reader = open_checkpoint(tmp_path).reader
+    assert list(reader.specs) == [f"{rank:02}/w" for rank in range(112)]
+    assert [int(reader[name].read()) for name in reader.specs] == list(range(112))
+    (tmp_path / "consolidated.101.pth").unlink()
+    assert fault_of(tmp_path).message == f"{tmp_path}: the shard 'consolidated.101.pth' is missing."
+    write_zip(tmp_path / "consolidated.99999.pth", {"w": torch.ones(1)})
+    assert len(fault_of(tmp_path).message.splitlines()) == 101
+
+
+OWN = [
+    ("hf", "model.safetensors"),
+    ("litgpt", "lit_model.pth"),
+    ("litgpt-legacy", "lit_model.pth"),
+    ("lit-llama", "7B/lit-llama.pth"),
+    ("meta", "consolidated.00.pth"),
+]
+
+
+@pytest.mark.parametrize(("prefer", "own"), OWN)
+def test_a_layout_that_is_named_has_its_own_files_first(
+    tmp_path: Path, prefer: str, own: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Such as litgpt's file beside the model.safetensors that it was made of; which is said."""
+    (tmp_path / "7B").mkdir()
+    for name in dict.fromkeys(name for _, name in OWN):
+        write_zip(tmp_path / name, {name: torch.ones(1)})
+    checkpoint = open_checkpoint(tmp_path, prefer)
+    assert checkpoint.reader.files == (tmp_path / own,)
+    assert checkpoint.directory == (tmp_path / own).parent
+    assert caplog.messages[0].startswith(f"{tmp_path}: {own} is used, ")
+
+
+@pytest.mark.parametrize(("prefer", "own"), OWN)
+def test_a_layout_without_files_of_its_own_takes_what_is_there(tmp_path: Path, prefer: str, own: str) -> None:
+    """The usual order decides where no file has one of its names."""
+    write_zip(tmp_path / "weights.pt", {"w": torch.ones(1)})
+    assert open_checkpoint(tmp_path, prefer).reader.files == (tmp_path / "weights.pt",)
+    (tmp_path / own).parent.mkdir(exist_ok=True)
+    write_zip(tmp_path / own, {"w": torch.ones(1)})
+    assert open_checkpoint(tmp_path, prefer).reader.files == (tmp_path / own,)
+
+
+def test_the_hubs_own_files_are_of_any_of_its_forms(tmp_path: Path) -> None:
+    """Numbered torch files without an index too, which otherwise come last."""
+    for name in ("lit_model.pth", "pytorch_model-00001-of-00001.bin"):
+        write_zip(tmp_path / name, {"w": torch.ones(1)})
+    assert open_checkpoint(tmp_path).reader.files == (tmp_path / "lit_model.pth",)
+    assert open_checkpoint(tmp_path, "hf").reader.files == (tmp_path / "pytorch_model-00001-of-00001.bin",)
+    write_zip(tmp_path / "pytorch_model.bin", {"w": torch.ones(1)})
+    assert open_checkpoint(tmp_path, "hf").reader.files == (tmp_path / "pytorch_model.bin",)
+
+
 def test_lit_llamas_folder_may_be_the_one_above(tmp_path: Path) -> None:
     """One model in a subfolder is meant; of several, or of two forms of one, none is."""
     seven = tmp_path / "7B"

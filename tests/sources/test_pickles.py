@@ -9,6 +9,7 @@ import pathlib
 import pickle
 import subprocess
 import sys
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamaconv.errors import CheckpointError, InputError, UnsupportedError
-from llamaconv.sources.pickles import StridedView, unpickle
+from llamaconv.sources.pickle_names import StridedView
+from llamaconv.sources.pickles import unpickle
 from llamaconv.sources.weights import open_weights
 from tests.sources.torch_files import Call, Storage, pickled, tensor_of, write_archive, write_legacy, write_zip
 
 PATH = Path("model.pth")
+HUGE = 2**20_000 - 1  # more than the 4300 digits that Python prints
 
 
 class Custom(dict[str, Any]):
@@ -152,13 +155,14 @@ def test_attributes_are_dropped_not_set() -> None:
         (b"\x80\x09.", "ValueError: unsupported pickle protocol: 9"),
         (b"\x80\x02\x7f.", "KeyError: 127"),
         (b"\x80\x02U\x05abc.", "EOFError: )"),
-        (b"\x80\x05\x96" + (2**40).to_bytes(8, "little"), "ValueError: an instruction that no file of tensors needs"),
+        (b"\x80\x05\x96" + (2**40).to_bytes(8, "little"), "EOFError: )"),
+        (b"\x80\x05\x97.", "ValueError: an instruction that no file of tensors needs"),
+        (b"\x80\x02Np2305843009213693951\n.", "ValueError: an instruction that no file of tensors needs"),
         (b"\x80\x02)" + b"\x85" * 10**5 + b"}h\x00s.", "UnpicklingError: Memo value not found at index 0"),
-        (b"\x80\x02}q\x00)" + b"\x85" * 10**5 + b"Ns.", "ValueError: a key of a dictionary is a tuple"),
         (b"\x80\x02]NNs.", "ValueError: an item is set in what is no dictionary"),
-        (b"\x80\x04\x8f.", "ValueError: an instruction that no file of tensors needs"),
+        (b"\x80\x02ccollections\nCounter\nK\x01\x85R.", "ValueError: a dictionary is made of a int"),
         (b"\x80\x02X\x01\x00\x00\x00aQ.", "ValueError: not enough values to unpack"),
-        (b"\x80\x02ctorch.storage\nUntypedStorage\n)R.", "TypeError: '_StorageType' object is not callable"),
+        (b"\x80\x02ctorch.storage\nUntypedStorage\n)R.", "TypeError: 'StorageType' object is not callable"),
     ],
 )
 def test_a_broken_pickle_says_why(data: bytes, reason: str) -> None:
@@ -174,6 +178,10 @@ def test_a_broken_pickle_says_why(data: bytes, reason: str) -> None:
         (Storage("0", -1), "a storage '0' of -1 elements"),
         (Storage("0", 1.5), "a storage '0' of 1.5 elements"),
         (Storage(0.5, 1), "a storage 0.5 of 1 elements"),
+        (Storage("0", 2**63), "a storage '0' of <int of 64 bits> elements"),
+        (Storage("0", HUGE), "a storage '0' of <int of 20000 bits> elements"),
+        (Storage(HUGE, 1), "a storage <int of 20000 bits> of 1 elements"),
+        (Storage("0", 1, torch.FloatStorage, HUGE), "a reference to 'storage' [<int of 20000 bits>]"),
         (Storage("0", 1, "torch.FloatStorage"), "a reference to 'storage' []"),
         (Storage("0", 1, torch.float32), "a reference to 'storage' []"),
     ],
@@ -199,12 +207,55 @@ def test_a_storage_is_of_one_kind() -> None:
         (Storage("0", 1), 0, [1], (1,), False, None),
         (Storage("0", 1), 0, (1,), (1.0,), False, None),
         (Storage("0", 1), 0, (True,), (1,), False, None),
+        (Storage("0", 1), HUGE, (1,), (1,), False, None),
+        (Storage("0", 1), 0, (HUGE,), (1,), False, None),
+        (Storage("0", 1), 0, (1,), (-HUGE,), False, None),
+        (Storage("0", 1), 0, (1,), (2**63,), False, None),
     ],
 )
 def test_a_tensor_is_made_of_numbers(arguments: tuple[object, ...]) -> None:
-    """Other things in their places are no tensor."""
+    """Other things in their places, and numbers that torch cannot count with, are no tensor."""
     data = pickled({"w": Call(torch._utils._rebuild_tensor_v2, *arguments)})
     assert "a tensor is not made of a storage, an offset, a shape and strides" in refused(data)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_plain_values_of_any_kind_are_read(protocol: int) -> None:
+    """Counters are dictionaries; sets and old byte arrays are nothing; a number may be of any length."""
+    value = {
+        "counter": Counter([30, 60, 30]),
+        "ordered": OrderedDict(a=1),
+        "sets": [{1, (2, 3)}, set(), frozenset({4})],
+        "number": HUGE,
+    }
+    assert value_of(pickle.dumps(value, protocol)) == {
+        "counter": {30: 2, 60: 1},
+        "ordered": {"a": 1},
+        "sets": [None, None, None],
+        "number": HUGE,
+    }
+    assert value_of(pickle.dumps(bytearray(b"abc"), protocol)) == (b"abc" if protocol == 5 else None)
+
+
+@pytest.mark.parametrize("key", [(0, 1), ((),), 0.5, 2**60, -HUGE, b"x"], ids=lambda key: type(key).__name__)
+def test_a_key_that_no_tensor_has_is_not_hashed(key: object) -> None:
+    """It is known by nothing but its kind; numbers below 2**60, names and None stay what they are."""
+    found = value_of(pickle.dumps({key: 1, "a": 2, None: 3, -(2**60) + 1: 4}, 4))
+    assert isinstance(found, dict)
+    [odd] = set(found) - {"a", None, -(2**60) + 1}
+    assert (repr(odd), list(found.values())) == (f"<{type(key).__name__}>", [1, 2, 3, 4])
+
+
+def test_keys_cannot_be_made_up_to_collide() -> None:
+    """Numbers of one hash, which cost a dictionary the square of their count, and tuples too deep to hash."""
+    keys = [k * (2**61 - 1) for k in range(1, 20_000)]
+    assert len({hash(key) for key in keys}) == 1
+    found = value_of(b"\x80\x02}(" + b"".join(pickle.dumps(key, 2)[2:-1] + b"N" for key in keys) + b"u.")
+    assert isinstance(found, dict)
+    assert len({hash(key) for key in found}) == len(found) == len(keys)
+    deep = value_of(b"\x80\x02}q\x00)" + b"\x85" * 10**5 + b"Ns.")
+    assert isinstance(deep, dict)
+    assert list(map(repr, deep)) == ["<tuple>"]
 
 
 def test_a_far_away_note_costs_nothing() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,21 @@ def test_the_model_may_be_one_level_down(tmp_path: Path, name: str, caplog: pyte
     assert caplog.messages == [f"{path}: tensors under 'optimizer' are passed over"]
 
 
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize(
+    "value",
+    [Counter([30, 60]), {(0, 1): 2}, {0.5: 1}, {2**64: 1}, {1, 2}, frozenset({(1, 2)}), bytearray(b"abc"), 2**20_000],
+    ids=lambda value: type(value).__name__,
+)
+def test_plain_values_of_any_kind_are_passed_over(
+    tmp_path: Path, value: object, protocol: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Such as a scheduler's milestones, beside the model and within it; nothing is said."""
+    content = {"model": {"w": torch.arange(3), "within": value}, "m": value}
+    assert_same(open_weights(write_zip(tmp_path / "x.pth", content, protocol)), {"w": torch.arange(3)})
+    assert not caplog.records
+
+
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
@@ -50,6 +66,7 @@ def test_the_model_may_be_one_level_down(tmp_path: Path, name: str, caplog: pyte
         ([torch.ones(1)], "holds a list, not a dictionary of tensors by name."),
         (torch.ones(1), "holds a single tensor, not a dictionary of tensors by name."),
         ({0: torch.ones(1)}, "a tensor is called 0, which is no name."),
+        ({(0, 1): torch.ones(1)}, "a tensor is called <tuple>, which is no name."),
         (
             {"s": torch.ones(2, 2).to_sparse(), "w": torch.ones(1), "c": torch.ones(1, dtype=torch.complex64).conj()},
             "tensor 's' is sparse.\n{path}: tensor 'c' is the conjugate or negative of what is stored.",

@@ -111,5 +111,6 @@ def test_other_pickles_are_told_apart(tmp_path: Path) -> None:
     path = tmp_path / "x.bin"
     path.write_bytes(pickled({"a": 1}))
     assert refused(path, UnsupportedError) == "a pickle, but not one of torch.save."
-    path.write_bytes(LEGACY_START[:15] + pickled(1002))
-    assert refused(path) == "version 1002 of torch's format, where 1001 is the last."
+    for version, shown in ((1002, "1002"), (2**20_000, "<int of 20001 bits>"), ([2**64], "[<int of 65 bits>]")):
+        path.write_bytes(LEGACY_START[:15] + pickled(version))
+        assert refused(path) == f"version {shown} of torch's format, where 1001 is the last."

@@ -18,6 +18,7 @@ __all__ = [
     "HELD",
     "LLAMA_1",
     "MODELS",
+    "NO_TOKENIZER",
     "PACKED",
     "PACKED_STATED",
     "STATED",
@@ -91,6 +92,7 @@ STATED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 )
 """What the user must state of ``MODELS`` when he converts from each layout."""
 
+NO_TOKENIZER = "the source has no tokenizer.model, which lit-llama's tools take their tokens from"
 WARNING = "a vocabulary of 290; its logits have 30 more, of padding, all 0"
 """What is said of ``LLAMA_1`` in lit-llama's layout."""
 

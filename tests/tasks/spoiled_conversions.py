@@ -256,8 +256,8 @@ CASES = {
     "no model_config.yaml": Bad(
         LITGPT,
         removed("model_config.yaml"),
-        CheckpointError,
-        ["{source}/model_config.yaml: cannot be read: No such file or directory."],
+        ConfigError,
+        ["{source}/model_config.yaml does not exist."],
     ),
     "no params.json": Bad(META, removed("params.json"), ConfigError, ["{source}/params.json does not exist."]),
     "unknown names": Bad(
@@ -299,8 +299,8 @@ CASES = {
     "from litgpt's, which it is not": Bad(
         META,
         nothing,
-        CheckpointError,
-        ["{source}/model_config.yaml: cannot be read: No such file or directory."],
+        ConfigError,
+        ["{source}/model_config.yaml does not exist."],
         {"layout": "litgpt"},
     ),
     "from Hugging Face's, which it is not": Bad(

@@ -15,10 +15,11 @@ from llamaconv.errors import UnsupportedError
 from llamaconv.tasks.source import contradictions
 from tests.conftest import Checkpoint
 from tests.models import load_weights, random_tokens, reference, reference_logits, save_weights
-from tests.tasks.conversions import HELD, MODELS, STATED, WARNING, same_bits, stored, to
+from tests.tasks.conversions import HELD, MODELS, NO_TOKENIZER, STATED, WARNING, same_bits, stored, to
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 NATIVE = ("litgpt", "lit-llama", "meta")
+ORDER = ("hf", "litgpt", "lit-llama", "meta")
 Converted = Callable[[str, str, torch.dtype], Path]
 
 
@@ -94,7 +95,7 @@ def test_what_a_layout_cannot_hold_is_refused_before_a_byte_is_written(
     lines = str(caught.value).splitlines()
     assert lines[0] == f"The layout {layout} cannot hold this model:"
     assert len(lines) > 1
-    assert caught.value.hint == "litgpt holds every family; Hugging Face's own layout does in any case."
+    assert caught.value.hint == f"{' and '.join(other for other in ORDER if other in ('hf', *HELD[name]))} can."
     assert caught.value.exit_code == 3
     assert list(tmp_path.iterdir()) == []
 
@@ -132,17 +133,17 @@ def test_what_is_different_in_the_layouts_own_code_is_said(
 ) -> None:
     """In the result and as a warning, before the work."""
     result = to("lit-llama", converted("Llama 1", "hf", torch.float32), tmp_path / "out")
-    assert result.notes == (WARNING,)
-    assert [record.message for record in caplog.records] == [WARNING]
+    assert result.notes == (WARNING, NO_TOKENIZER)
+    assert [record.message for record in caplog.records] == [WARNING, NO_TOKENIZER]
 
 
-def test_ties_that_differ_are_told_and_the_config_is_trusted(converted: Converted, tmp_path: Path) -> None:
-    """With both digests; what is written is the embedding, as transformers computes it."""
+def test_tied_tensors_that_differ_are_told_and_both_kept(converted: Converted, tmp_path: Path) -> None:
+    """With both digests; the logits stay the source's, whose own head transformers takes too."""
     source = shutil.copytree(converted("Llama 3.2", "hf", torch.float32), tmp_path / "source")
     save_weights(source, **{"lm_head.weight": torch.ones(288, 96)})
     result = to("litgpt", source, tmp_path / "out", verify=True)
     (note,) = result.notes
     assert note.startswith("config.json ties lm_head.weight (sha256 ")
-    assert note.endswith("), but they differ; the embedding is taken for both, as transformers takes it")
-    tensors = stored(result.out)
-    assert torch.equal(tensors["lm_head.weight"], tensors["transformer.wte.weight"])
+    assert note.endswith("), but they differ; both are kept")
+    assert torch.equal(stored(result.out)["lm_head.weight"], torch.ones(288, 96))
+    assert result.logits_difference == 0

@@ -53,9 +53,7 @@ def test_the_nearest_layout_is_named(tmp_path: Path) -> None:
     CASES["unknown names"].spoil(source)
     with pytest.raises(CheckpointError) as caught:
         to("hf", source, tmp_path / "out")
-    assert caught.value.hint == (
-        "The nearest is litgpt: 1 of 3 modules have names of it; --from litgpt says which are missing."
-    )
+    assert caught.value.hint == "The nearest is litgpt: 1 of 3 modules have names of it."
     assert caught.value.facts["nearest"] == "litgpt"
 
 

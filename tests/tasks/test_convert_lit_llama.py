@@ -19,7 +19,7 @@ from tests.configs import config, write_config
 from tests.conftest import Checkpoint
 from tests.layouts.native import lit_llama_logits
 from tests.models import load_weights, random_tokens, reference, reference_logits
-from tests.tasks.conversions import LLAMA_1, same_bits, stored, to
+from tests.tasks.conversions import LLAMA_1, NO_TOKENIZER, same_bits, stored, to
 
 SEVEN_B: dict[str, Any] = {
     "hidden_size": 4096,
@@ -109,7 +109,7 @@ def test_the_heads_must_be_stated_where_the_width_does_not_tell(source: Path, tm
     out = to("lit-llama", source, tmp_path / "out").out
     weights = out / "tiny" / "lit-llama.pth"
     for stated, fault in (
-        ({}, "no file says how many heads share the width of 96: --heads states it"),
+        ({}, "no file says how many heads share the width of 96: `convert --heads N` states it"),
         ({"heads": 7}, "7 heads, as --heads says, cannot share the width of 96 in pairs"),
     ):
         with pytest.raises(ConfigError) as caught:
@@ -174,7 +174,7 @@ def test_a_known_model_goes_where_its_scripts_look(tmp_path: Path) -> None:
     (shard,) = planned.plan.shards
     assert shard.filename == "7B/lit-llama.pth"
     assert len(shard.specs) == 32 * 7 + 3
-    assert planned.plan.notes == ()
+    assert planned.plan.notes == (NO_TOKENIZER,)
 
 
 @pytest.mark.parametrize("size", ["../out", "a/b", "..", ".", "/7B", ".lock"])

@@ -14,7 +14,7 @@ import llamaconv
 from llamaconv.tasks.convert import ConvertSettings, plan
 from tests.conftest import Checkpoint
 from tests.tasks.conftest import Quantized
-from tests.tasks.conversions import LLAMA_1, PACKED_STATED, WARNING, WHOLE, to
+from tests.tasks.conversions import LLAMA_1, NO_TOKENIZER, PACKED_STATED, WARNING, WHOLE, to
 from tests.tasks.runs import digests
 
 
@@ -31,28 +31,31 @@ def test_the_manifest_says_from_what_into_what(checkpoint: Checkpoint, tmp_path:
     outputs = digests(result.out)
     del outputs["llamaconv.json"]
     assert found.pop("outputs") == outputs
-    assert found.pop("source") == digests(source)
+    sizes = {path.name: path.stat().st_size for path in source.iterdir()}
+    assert found.pop("source") == {
+        name: {"bytes": sizes[name], "sha256": digest} for name, digest in digests(source).items()
+    }
     assert found.pop("version") == llamaconv.__version__
     assert found.pop("libraries")["torch"] == torch.__version__
     assert found == {
         "tool": "llamaconv",
         "task": "convert",
-        "settings": {
-            "to": "lit-llama",
-            "format": "safetensors",
-            "dtype": "bfloat16",
-            "allow_overflow": False,
-            "dequantize": False,
-            "tensor_parallel": 1,
-            "size": "tiny",
-            "max_shard_size": 5_000_000_000,
-        },
+        "settings": {"dtype": "bfloat16", "size": "tiny"},
+        "verified": True,
         "source_layout": "hf",
         "source_manifest": None,
         "layout": "lit-llama",
         "losses": [],
-        "notes": [WARNING],
+        "notes": [WARNING, NO_TOKENIZER],
     }
+
+
+def test_an_unverified_source_is_known_by_its_sizes(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """Hashing it would take longer than copying it."""
+    source = checkpoint()
+    found = manifest(to("hf", source, tmp_path / "out").out)
+    assert found["verified"] is False
+    assert found["source"] == {path.name: {"bytes": path.stat().st_size} for path in sorted(source.iterdir())}
 
 
 def test_it_keeps_what_the_source_says_of_itself(quantized_llama: Quantized, tmp_path: Path) -> None:
@@ -64,9 +67,7 @@ def test_it_keeps_what_the_source_says_of_itself(quantized_llama: Quantized, tmp
     assert manifest(back)["source_manifest"] == manifest(there)
     assert manifest(back)["source_manifest"]["source_manifest"]["settings"]["mode"] == "gptq.int4"
     assert {key: manifest(back)["settings"][key] for key in PACKED_STATED} == PACKED_STATED
-    assert manifest(there)["source"] == {
-        name: digest for name, digest in digests(source).items() if name != "llamaconv.json"
-    }
+    assert manifest(there)["source"].keys() == digests(source).keys() - {"llamaconv.json"}
 
 
 def test_a_source_manifest_that_cannot_be_read_is_left_out(
@@ -108,7 +109,7 @@ def test_the_result_has_a_json_form(checkpoint: Checkpoint, tmp_path: Path) -> N
         "losses": (),
         "verified": True,
         "logits_difference": 0.0,
-        "notes": (),
+        "notes": ("the source has no tokenizer.model, which meta's tools take their tokens from",),
     }
 
 
@@ -168,6 +169,6 @@ def test_a_dry_run_adds_up(checkpoint: Checkpoint) -> None:
     assert told["shards"] == [{"file": "7C/lit-llama.pth", "bytes": told["output_bytes"]}]
     assert told["output_bytes"] == sum(step["bytes"] for step in told["steps"])
     assert told["peak_bytes"] == max(step["peak_bytes"] for step in told["steps"])
-    assert told["notes"] == [WARNING]
+    assert told["notes"] == [WARNING, NO_TOKENIZER]
     assert "flops" not in told
     assert json.loads(json.dumps(told)) == told

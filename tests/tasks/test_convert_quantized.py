@@ -133,7 +133,7 @@ def test_layouts_of_dense_weights_take_none_else(
             UnsupportedError, match=r"^The layout .* quantized as these are:\nit has dense weights only$"
         ):
             to(layout, source, tmp_path / "out", **stated)
-    with pytest.raises(UnsupportedError, match=r"\nthey are in its own format already$"):
+    with pytest.raises(UnsupportedError, match=r"\nthey are in its own format already: copy the folder$"):
         to("lit-llama", lit_llama_codes, tmp_path / "out", **PACKED_STATED)
     assert list(tmp_path.iterdir()) == []
 

@@ -29,14 +29,14 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
 
 
 def twice(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str, **settings: Any) -> None:
-    """By absolute and by relative paths, by one worker and by four, checked and unchecked."""
+    """By absolute and by relative paths, by one worker and by four."""
     first, second = tmp_path / "here", tmp_path / "there" / "and further"
     first.mkdir()
     second.mkdir(parents=True)
     copy = shutil.copytree(source, second / "model")
     one = to(layout, source, first / "converted", workers=1, verify=True, **settings)
     monkeypatch.chdir(second)
-    two = to(layout, Path("model"), Path("result"), workers=4, **settings)
+    two = to(layout, Path("model"), Path("result"), workers=4, verify=True, **settings)
     assert digests(one.out) == digests(second / "result")
     assert (one.losses, one.notes, one.bytes, one.files) == (two.losses, two.notes, two.bytes, two.files)
     assert digests(copy) == digests(source)
