@@ -280,8 +280,3 @@ def require(tensors: Sequence[Tensor], count: int, *, axes: int = 1, rows: tuple
     if found != rows:
         there, expected = (found[0], rows[0]) if count == 1 else (f"parts of {found}", rows)
         raise ValueError(f"{there} rows where {expected} belong")
-
-
-def _require_one_shape(tensors: Sequence[Tensor], what: str) -> None:
-    if len({tensor.shape for tensor in tensors}) > 1:
-        raise ValueError(f"{what} of different shapes, {', '.join(str(list(t.shape)) for t in tensors)}")

@@ -126,3 +126,8 @@ class _First:
 
     def __str__(self) -> str:
         return f"one of {self.forward.copies} copies"
+
+
+def _require_one_shape(tensors: Sequence[Tensor], what: str) -> None:
+    if len({tensor.shape for tensor in tensors}) > 1:
+        raise ValueError(f"{what} of different shapes, {', '.join(str(list(t.shape)) for t in tensors)}")
