@@ -1,4 +1,4 @@
-"""What the benchmarks of ``convert`` share: a random Llama in the proportions of Mistral 7B, and true peaks of memory."""
+"""What the benchmarks of ``convert`` share: a random Llama in the proportions of Mistral 7B, and peaks of memory."""
 
 from __future__ import annotations
 

@@ -74,6 +74,7 @@ def execute_concurrently(
                 done += sum(future.result() for future in finished)
         except BaseException:
             stopped.set()
+            writer.abort()  # ends copies that are under way
             for future in pending:
                 future.cancel()
             raise

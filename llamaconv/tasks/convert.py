@@ -12,9 +12,11 @@ from typing import Any
 
 from llamaconv.casts import Loss
 from llamaconv.digests import sha256_bytes
-from llamaconv.errors import NumericalError, OutOfMemoryError
+from llamaconv.errors import NumericalError, OutOfMemoryError, UsageError
 from llamaconv.execute import execute_concurrently
 from llamaconv.layouts.description import Given
+from llamaconv.layouts.known import LAYOUTS
+from llamaconv.layouts.litgpt import LEGACY
 from llamaconv.memory import available_memory, peak_rss
 from llamaconv.model.stream import Stream
 from llamaconv.model.workers import Workers
@@ -22,7 +24,7 @@ from llamaconv.plan.base import Plan
 from llamaconv.plan.conversion import plan_conversion
 from llamaconv.plan.costs import human
 from llamaconv.progress import Report, silent
-from llamaconv.sinks.checkpoint import CheckpointWriter
+from llamaconv.sinks.checkpoint import CheckpointWriter, require_writable
 from llamaconv.sinks.disk import writing
 from llamaconv.sinks.publish import Publication, require_apart
 from llamaconv.tasks.companions import companions, copy_files, require_readable
@@ -129,10 +131,27 @@ def _require_apart(source: Path, out: Path) -> None:
 
 
 def _prepare(path: Path, settings: ConvertSettings) -> _Prepared:
+    _require_known(settings)
     given = Given(**{name: getattr(settings, name) for name in FACTS})
     source = open_source(path, settings.layout, given)
     target = target_of(source, settings)
+    require_writable(target.shards)
     return _Prepared(source, target, plan_conversion(target.steps, target.shards, (*source.notes, *target.notes)))
+
+
+def _require_known(settings: ConvertSettings) -> None:
+    """Refuse words that mean nothing."""
+    choices: dict[str, tuple[str | None, ...]] = {
+        "to": tuple(LAYOUTS.keys() - {LEGACY.name}),
+        "layout": (None, *LAYOUTS),
+        "format": ("safetensors", "torch"),
+        "embedding_split": (None, "rows", "columns"),
+    }
+    chosen = asdict(settings)
+    wrong = [name for name, values in choices.items() if chosen[name] not in values]
+    wrong += [name for name in ("tensor_parallel", "workers") if chosen[name] is not None and chosen[name] < 1]
+    if wrong:
+        raise UsageError(f"no such settings: {', '.join(f'{name}={chosen[name]!r}' for name in wrong)}")
 
 
 def _require_memory(plan: Plan) -> None:

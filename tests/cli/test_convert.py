@@ -149,7 +149,7 @@ def test_what_was_lost_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_a_dry_run_prints_the_table_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Source names, operation, target names, shapes and bytes; then files and memory; for people or as one object."""
+    """Source names, operation, target names, shapes and bytes; then files, memory and notes; or all as one object."""
     arguments = ["convert", str(MODEL), str(tmp_path / "out"), "--to", "meta", "--dry-run"]
     assert main(arguments) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
@@ -157,7 +157,8 @@ def test_a_dry_run_prints_the_table_and_writes_nothing(tmp_path: Path, capsys: p
     [query] = [" ".join(line) for line in lines if "model.layers.3.self_attn.q_proj.weight" in line]
     assert query.startswith("model.layers.3.self_attn.q_proj.weight [256, 256] rotary of ")
     assert " heads to pairs layers.3.attention.wq.weight [256, 256] " in query
-    assert [line[0] for line in lines[-2:]] == ["writes", "needs"]
+    assert [line[0] for line in lines[-3:]] == ["writes", "needs", "note"]
+    assert " ".join(lines[-1][1:]) == "the source has no tokenizer.model, which meta's tools take their tokens from"
     assert main([*arguments, "--json"]) == 0
     planned = json.loads(capsys.readouterr().out)
     assert set(planned) == {"steps", "shards", "output_bytes", "peak_bytes", "notes"}

@@ -13,7 +13,8 @@ from llamaconv.errors import CheckpointError, OutputError, OutputExistsError, Us
 from llamaconv.tasks.convert import ConvertSettings, convert, plan
 from tests.conftest import Checkpoint
 from tests.tasks.conversions import MODELS, to
-from tests.tasks.spoiled_conversions import CASES, Bad
+from tests.tasks.spoiled_conversions import CASES
+from tests.tasks.spoiling import Bad
 
 
 @pytest.fixture
@@ -78,6 +79,25 @@ def test_source_and_output_must_lie_apart(source: Path, given: str, out: str, re
         assert relation in str(caught.value)
         assert caught.value.exit_code == 2
     assert {path: path.stat().st_mtime_ns for path in source.parent.rglob("*")} == before
+
+
+def test_settings_that_mean_nothing_are_refused(source: Path, tmp_path: Path) -> None:
+    """All of them, from Python too; litgpt's older layout is read and not written."""
+    settings = ConvertSettings(
+        "litgpt-legacy",
+        layout="nonesuch",
+        format="pickle",  # type: ignore[arg-type]
+        embedding_split="halves",  # type: ignore[arg-type]
+        tensor_parallel=0,
+        workers=-1,
+    )
+    with pytest.raises(UsageError) as caught:
+        convert(source, tmp_path / "out", settings)
+    assert str(caught.value) == (
+        "no such settings: to='litgpt-legacy', layout='nonesuch', format='pickle', embedding_split='halves', "
+        "tensor_parallel=0, workers=-1"
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
 
 
 @pytest.mark.parametrize("kind", ["full", "file"])

@@ -16,6 +16,7 @@ from tests.models import load_weights, patch_config, save_weights
 from tests.sources.torch_files import write_zip
 from tests.tasks.conftest import Quantized
 from tests.tasks.conversions import PACKED, PACKED_STATED, WHOLE, lit_llama_dense, same_bits, stored, to
+from tests.tasks.runs import run
 
 LOADED = {
     "4 bits": {"mode": "gptq.int4"},
@@ -121,6 +122,17 @@ def test_what_its_loader_does_not_take_is_refused(
     assert COMMAND in caught.value.hint
     assert caught.value.exit_code == 3
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tied_head_has_no_codes_of_its_own(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """Which its loader needs; the dense weights it takes."""
+    source = run(checkpoint(**PACKED, tie_word_embeddings=True), tmp_path / "source", group_size=-1).out
+    with pytest.raises(UnsupportedError) as caught:
+        to("lit-llama", source, tmp_path / "out")
+    assert str(caught.value).splitlines()[1:] == [
+        "lm_head.weight is tied to the embedding; it loads a quantized head of its own"
+    ]
+    assert to("lit-llama", source, tmp_path / "out", dequantize=True, verify=True).logits_difference == 0
 
 
 @pytest.mark.parametrize("layout", ["litgpt", "meta"])
