@@ -82,6 +82,19 @@ def test_files_of_its_own_quantizer_are_read(lit_llama_codes: Path, quantized_ll
     assert same_bits(load_weights(back), load_weights(quantized_llama(**WHOLE)))
 
 
+def test_zero_points_of_zero_take_gptqs_second_format(lit_llama_codes: Path, tmp_path: Path) -> None:
+    """The first stores them less one; back they are the same, and the weights are no more called symmetric."""
+    tensors = stored(lit_llama_codes)
+    tensors["transformer.h.1.attn.c_attn.zeros"][5] = 0
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    write_zip(theirs / "llama-gptq.4bit.pth", tensors)
+    hub = to("hf", theirs, tmp_path / "hub", **PACKED_STATED, verify=True)
+    told = json.loads((hub.out / "quantize_config.json").read_text())
+    assert (told["checkpoint_format"], told["sym"]) == ("gptq_v2", False)
+    assert same_bits(stored(to("lit-llama", hub.out, tmp_path / "back").out), tensors)
+
+
 @pytest.mark.parametrize(
     ("settings", "facts"),
     [
