@@ -42,8 +42,8 @@ interop: $(AUTO_GPTQ)/stamp $(LITGPT)/stamp $(VENV)/demo.stamp  ## AutoGPTQ 0.7.
 	$(OFFLINE) $(ONE_THREAD) $(AUTO_GPTQ)/bin/python -m pytest -n $(WORKERS) --dist loadfile tests/interop/auto_gptq
 	$(OFFLINE) $(ONE_THREAD) $(LITGPT)/bin/python -m pytest tests/interop/litgpt
 
-bench: $(VENV)/demo.stamp  ## the measurements of benchmarks/, one after the other
-	for name in reproducible quality memory outliers; do echo "== $$name"; $(OFFLINE) $(BIN)/python benchmarks/$$name.py; done
+bench: $(VENV)/demo.stamp $(LITGPT)/stamp  ## the measurements of benchmarks/, one after the other
+	for name in reproducible quality memory outliers convert_memory convert_speed; do echo "== $$name"; $(OFFLINE) $(BIN)/python benchmarks/$$name.py; done
 
 wheel: $(VENV)/dev.stamp  ## dist/: the source archive, and the wheel built from it
 	rm -rf dist

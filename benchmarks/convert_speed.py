@@ -4,10 +4,12 @@ Fresh processes that read files from the page cache, on models of two sizes: the
 gigabyte costs, without anybody's start-up. The contestants of a round take turns, and the best of several rounds
 counts, because whatever else a machine does only ever adds to a time.
 
-- other shards: a conversion in which no byte changes, against ``cp``, and ``cp`` with ``sync -f`` behind it: what we
-  publish is on the disk, what cp leaves is not.
+- other shards: a conversion in which no byte changes, against ``cp``.
 - to litgpt: against litgpt's own converter.
 - torch files to safetensors: against loading and saving with transformers.
+
+What we publish is on the disk and hashed, what the others leave is neither: with ``sync -f`` behind them, they do the
+first as well.
 """
 
 from __future__ import annotations
@@ -88,14 +90,16 @@ def main() -> None:
 
 def _contestants(litgpt: str) -> list[Contestant]:
     shards, to_litgpt, from_torch = "other shards", "to litgpt", "torch files to safetensors"
+    copy, transformers = ("cp", "-r"), (sys.executable, HERE / "transformers_peer.py")
     return [
         Contestant(shards, OURS, "hub", _ours("--to", "hf", "--max-shard-size", "1GB")),
-        Contestant(shards, "cp", "hub", _shell('cp -r "$1" "$2"')),
-        Contestant(shards, "cp, sync -f", "hub", _shell('cp -r "$1" "$2" && sync -f "$2"')),
+        Contestant(shards, "cp", "hub", partial(alone, *copy)),
+        Contestant(shards, "cp, sync -f", "hub", _synced(*copy)),
         Contestant(to_litgpt, OURS, "hub", _ours("--to", "litgpt")),
         Contestant(to_litgpt, "litgpt", "hub", partial(_in_litgpt, litgpt)),
         Contestant(from_torch, OURS, "torch", _ours("--to", "hf")),
-        Contestant(from_torch, "transformers", "torch", partial(alone, sys.executable, HERE / "transformers_peer.py")),
+        Contestant(from_torch, "transformers", "torch", partial(alone, *transformers)),
+        Contestant(from_torch, "transformers, sync -f", "torch", _synced(*transformers)),
     ]
 
 
@@ -103,15 +107,16 @@ def _ours(*arguments: str) -> Run:
     return lambda source, out: convert(source, out, *arguments)
 
 
-def _shell(script: str) -> Run:
-    return partial(alone, "sh", "-c", script, "sh")
+def _synced(*command: str | Path) -> Run:
+    """A command that is given the source and the output, and then the output on the disk."""
+    return lambda source, out: alone("sh", "-c", '"$@" && sync -f "$0"', out, *command, source, out)
 
 
 def _in_litgpt(python: str, source: Path, out: Path) -> Measured:
     """It writes into the folder that it reads."""
     out.mkdir()
     for path in source.iterdir():
-        (out / path.name).symlink_to(path)
+        (out / path.name).symlink_to(path.resolve())
     return alone(python, HERE / "litgpt_peer.py", out)
 
 
