@@ -131,6 +131,8 @@ def _facts(config: ModelConfig, unsaid: Collection[str]) -> dict[str, Any]:
     scaling, activation = dict(config.rope_scaling or {}), config.raw.get("hidden_act", "silu")
     if scaling.get("partial_rotary_factor") == 1:
         del scaling["partial_rotary_factor"]  # whole heads turn anyway
+    if scaling.get("rope_type") == "linear" and scaling.get("factor") == 1:
+        scaling = {}
     return facts | {"rope_scaling": scaling or None, "hidden_act": "silu" if activation == "swish" else activation}
 
 

@@ -35,6 +35,7 @@ QWEN: dict[str, Any] = {"model_type": "qwen2", "use_sliding_window": True, "slid
         ({"num_key_value_heads": 6}, {"num_key_value_heads": ...}),
         ({"hidden_act": "silu"}, {"hidden_act": "swish"}),
         ({"rope_scaling": SCALING}, {"rope_scaling": SCALING | {"partial_rotary_factor": 1.0}}),
+        ({}, {"rope_scaling": {"rope_type": "linear", "factor": 1.0}}),
         ({"rope_scaling": {"rope_type": "default"}}, {"rope_scaling": None}),
         (
             {"rope_theta": 25000},
