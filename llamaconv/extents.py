@@ -11,15 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llamaconv.disk import MOST_PER_CALL
 from llamaconv.errors import CheckpointError
 
 if TYPE_CHECKING:  # the command line knows of files before it knows of torch
     from torch import Tensor
 
-__all__ = ["MOST_PER_CALL", "Extent", "Stamp", "changed", "cut", "open_regular", "open_unchanged", "read_extents"]
-
-MOST_PER_CALL = 1 << 30
-"""Linux moves at most 0x7ffff000 bytes in a call and macOS refuses more than it."""
+__all__ = ["Extent", "Stamp", "changed", "cut", "open_regular", "open_unchanged", "read_extents"]
 
 Stamp = tuple[int, int]
 """A file's size in bytes and modification time in ns: what was checked is what is read later."""

@@ -13,9 +13,9 @@ from threading import Condition
 from torch import Tensor
 
 from llamaconv.digests import sha256_file
+from llamaconv.disk import writing
 from llamaconv.errors import UnsupportedError
 from llamaconv.extents import Extent
-from llamaconv.sinks.disk import writing
 from llamaconv.sinks.in_place import InPlaceWriter
 from llamaconv.sinks.manifest import write_json
 from llamaconv.sinks.safetensors import safetensors_refusals, safetensors_skeleton

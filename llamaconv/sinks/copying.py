@@ -8,8 +8,8 @@ from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 
+from llamaconv.disk import write_at, writing
 from llamaconv.extents import Extent, changed, open_unchanged
-from llamaconv.sinks.disk import write_at, writing
 
 __all__ = ["copy_extents"]
 

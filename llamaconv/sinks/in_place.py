@@ -11,9 +11,9 @@ from threading import Condition
 import torch
 from torch import Tensor
 
+from llamaconv.disk import reserve, write_at, writing
 from llamaconv.extents import Extent
 from llamaconv.sinks.copying import copy_extents
-from llamaconv.sinks.disk import reserve, write_at, writing
 from llamaconv.sinks.sealing import Sealing, crc32
 from llamaconv.sinks.skeleton import Skeleton
 from llamaconv.tensors import TensorSpec

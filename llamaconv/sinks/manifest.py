@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from llamaconv.sinks.disk import writing
+from llamaconv.disk import writing
 
 __all__ = ["MANIFEST", "write_json"]
 

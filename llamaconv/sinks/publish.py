@@ -18,8 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from llamaconv.disk import clear, make_parents, remove_empty, sync_directory, sync_tree, writing
 from llamaconv.errors import DiskFullError, OutputError, OutputExistsError, UsageError
-from llamaconv.sinks.disk import clear, make_parents, remove_empty, sync_directory, sync_tree, writing
 from llamaconv.sinks.lock import LOCK, Lock, claim, take
 from llamaconv.sinks.manifest import MANIFEST, write_json
 from llamaconv.sinks.rename import aside_of, is_mount_point, move, replace

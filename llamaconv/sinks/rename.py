@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from llamaconv.sinks.disk import sync_directory
+from llamaconv.disk import sync_directory
 
 __all__ = ["aside_of", "exchange", "is_mount_point", "move", "replace"]
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from llamaconv.digests import sha256_file
+from llamaconv.disk import writing
 from llamaconv.errors import CheckpointError
-from llamaconv.sinks.disk import writing
 
 __all__ = ["companions", "copy_files", "require_readable"]
 

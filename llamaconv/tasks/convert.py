@@ -12,6 +12,7 @@ from typing import Any
 
 from llamaconv.casts import Loss
 from llamaconv.digests import sha256_bytes
+from llamaconv.disk import writing
 from llamaconv.errors import NumericalError, OutOfMemoryError, UsageError
 from llamaconv.execute import execute_concurrently
 from llamaconv.layouts.description import Given
@@ -25,7 +26,6 @@ from llamaconv.plan.conversion import plan_conversion
 from llamaconv.plan.costs import human
 from llamaconv.progress import Report, silent
 from llamaconv.sinks.checkpoint import CheckpointWriter, require_writable
-from llamaconv.sinks.disk import writing
 from llamaconv.sinks.publish import Publication, require_apart
 from llamaconv.tasks.companions import companions, copy_files, require_readable
 from llamaconv.tasks.convert_manifest import manifest

@@ -21,13 +21,14 @@ from types import FrameType
 from typing import Any
 
 import llamaconv.sinks
-from llamaconv.sinks.disk import clear
+from llamaconv.disk import clear
 from llamaconv.sinks.manifest import write_json
 from llamaconv.sinks.publish import Publication
 from llamaconv.sinks.rename import aside_of, replace
 
 SINKS = Path(llamaconv.sinks.__file__).parent
 NAMES = ("checkpoint", "in_place", "safetensors", "sealing", "skeleton", "torch_zip")
+OURS = (str(SINKS), str(SINKS.with_name("disk.py")))
 WRITERS = {str(SINKS / f"{name}.py") for name in NAMES}
 
 
@@ -78,7 +79,7 @@ def killed(action: Callable[[], object], lines: int) -> bool:
 
         def trace(frame: FrameType, event: str, argument: object) -> Any:
             nonlocal left
-            if not frame.f_code.co_filename.startswith(str(SINKS)):
+            if not frame.f_code.co_filename.startswith(OURS):
                 return None
             left -= event == ("call" if frame.f_code.co_filename in WRITERS else "line")
             if left == 0:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from llamaconv.digests import sha256_file
-from llamaconv.sinks.disk import write_at
+from llamaconv.disk import write_at
 from llamaconv.sinks.torch_zip import torch_skeleton
 from llamaconv.tensors import TensorSpec
 from tests.sinks.files import TorchZipWriter, scattered, specs_of

@@ -1,4 +1,4 @@
-"""What all sinks need of the disk: errors in our own classes, space, durability, removal that stays inside."""
+"""What all that write need of the disk: errors in our own classes, space, durability, removal that stays inside."""
 
 from __future__ import annotations
 
@@ -10,11 +10,23 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from llamaconv.errors import DiskFullError, OutputError
-from llamaconv.extents import MOST_PER_CALL
 
-__all__ = ["clear", "make_parents", "remove_empty", "reserve", "sync_directory", "sync_tree", "write_at", "writing"]
+__all__ = [
+    "MOST_PER_CALL",
+    "clear",
+    "make_parents",
+    "remove_empty",
+    "reserve",
+    "sync_directory",
+    "sync_names",
+    "sync_tree",
+    "write_at",
+    "writing",
+]
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+MOST_PER_CALL = 1 << 30
+"""Linux moves at most 0x7ffff000 bytes in a call and macOS refuses more than it."""
 
 
 @contextmanager
@@ -34,9 +46,7 @@ def writing(path: Path) -> Iterator[None]:
             ) from error
         hint = None
         if error.errno == errno.EFBIG:
-            hint = (
-                "The file system limits file sizes: write elsewhere, or use smaller shards where the layout has them."
-            )
+            hint = "The file system limits file sizes: write elsewhere, or use smaller shards where there are any."
         raise OutputError(f"{path}: {error.strerror}.", hint=hint, file=str(path)) from error
 
 
@@ -75,12 +85,22 @@ def sync_directory(path: Path) -> None:
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        sync_names(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_names(descriptor: int) -> None:
+    """Make the names in an open directory durable.
+
+    Raises:
+        OSError: The device failed.
+    """
+    try:
         os.fsync(descriptor)
     except OSError as error:
         if error.errno != errno.EINVAL:  # file systems without a notion of syncing a directory
             raise
-    finally:
-        os.close(descriptor)
 
 
 def sync_tree(root: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from llamaconv.sinks.disk import clear, make_parents, remove_empty, sync_tree
+from llamaconv.disk import clear, make_parents, remove_empty, sync_tree
 
 
 def test_clear_removes_links_and_not_what_they_lead_to(tmp_path: Path) -> None:

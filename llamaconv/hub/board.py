@@ -1,0 +1,147 @@
+"""Who fetches what next: pieces of the files that are on their way, then the next file."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+
+from llamaconv.hub.part import Piece
+from llamaconv.hub.repository import RemoteFile
+from llamaconv.hub.retry import Stopped
+from llamaconv.hub.transfer import Transfer
+
+__all__ = ["Board"]
+
+
+class Board:
+    """The work of a download, shared by its connections.
+
+    Args:
+        files: To fetch, in this order.
+        begin: Opens a file's transfer.
+        halt: Called once, when something fails: ends all waiting.
+        most: Files on their way at a time, those that are only still hashed included.
+
+    Attributes:
+        finished: Transfers of files that are whole and in their place.
+    """
+
+    def __init__(
+        self, files: Iterable[RemoteFile], begin: Callable[[RemoteFile], Transfer], halt: Callable[[], None], most: int
+    ) -> None:
+        self.finished: list[Transfer] = []
+        self._waiting = list(files)[::-1]
+        self._begin = begin
+        self._halt = halt
+        self._most = most
+        self._active: list[Transfer] = []
+        self._followers: list[threading.Thread] = []
+        self._claimed: set[Piece] = set()
+        self._error: BaseException | None = None
+        self._changed = threading.Condition()
+
+    def claim(self) -> tuple[Transfer, Piece] | None:
+        """The next piece to fetch, whole files' hashes being awaited if need be; None when all is done.
+
+        Raises:
+            Stopped: Something has failed.
+        """
+        with self._changed:
+            while self._active or self._waiting:
+                self._require_no_error()
+                found = next(self._open_pieces(), None)
+                if found is not None:
+                    self._claimed.add(found[1])
+                    return found
+                if self._waiting and len(self._active) < self._most:
+                    self._start(self._waiting.pop())
+                else:
+                    self._changed.wait()
+            self._require_no_error()
+            return None
+
+    def release(self, piece: Piece) -> None:
+        """Told when a connection is done with a piece, or lets go of it."""
+        with self._changed:
+            self._claimed.discard(piece)
+            self._changed.notify_all()
+
+    def start_over(self, transfer: Transfer, piece: Piece) -> Piece:
+        """Empty a file's part on behalf of the connection that holds ``piece``; it gets the whole file to fetch.
+
+        Raises:
+            Superseded: Another connection was first.
+            OSError: The part cannot be written.
+        """
+        with self._changed:
+            transfer.part.require_present(piece)
+            transfer.part.start_over(divided=False)
+            self._claimed.discard(piece)
+            whole = transfer.part.pieces[0]
+            self._claimed.add(whole)
+        transfer.started_over()
+        return whole
+
+    def fail(self, error: BaseException) -> None:
+        """End all work; the first error is the one that counts."""
+        with self._changed:
+            first = self._error is None
+            self._error = self._error or error
+            self._changed.notify_all()
+        if first:
+            self._halt()
+
+    def join(self) -> None:
+        """Wait until all files are finished.
+
+        Raises:
+            BaseException: What ``fail`` was called with first.
+        """
+        with self._changed:
+            while (self._active or self._waiting) and self._error is None:
+                self._changed.wait(0.5)  # so that signals are seen
+            if self._error is not None:
+                raise self._error
+
+    def close(self) -> None:
+        """Let go of the parts; their connections must have ended."""
+        for follower in self._followers:
+            follower.join()
+        for transfer in self._active:
+            transfer.close()
+
+    def _require_no_error(self) -> None:
+        if self._error is not None:
+            raise Stopped
+
+    def _open_pieces(self) -> Iterator[tuple[Transfer, Piece]]:
+        for transfer in self._active:
+            for piece in transfer.part.pieces:
+                if piece.missing and piece not in self._claimed:
+                    yield transfer, piece
+
+    def _start(self, file: RemoteFile) -> None:
+        transfer = self._begin(file)
+        self._active.append(transfer)
+        follower = threading.Thread(target=self._follow, args=(transfer,), name=f"hash {file.name}", daemon=True)
+        self._followers.append(follower)
+        follower.start()
+
+    def _follow(self, transfer: Transfer) -> None:
+        try:
+            transfer.follow(self._wake)
+        except Stopped:
+            return
+        except BaseException as error:
+            self.fail(error)
+            return
+        with self._changed:
+            self._active.remove(transfer)
+            self._followers.remove(threading.current_thread())
+            self.finished.append(transfer)
+            self._changed.notify_all()
+        transfer.close()
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()

@@ -1,0 +1,133 @@
+"""The lock file of a download: which commit it was, and every file's size and hash, to get exactly that again."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from llamaconv.disk import sync_directory, writing
+from llamaconv.errors import ConfigError, UsageError
+from llamaconv.hub.names import faults
+from llamaconv.hub.reference import Reference
+from llamaconv.hub.repository import Digest, Listing, RemoteFile
+from llamaconv.json_files import config_error, read_object, validated
+
+__all__ = ["Lock", "differences", "read_lock", "write_lock"]
+
+_HINT = "Write it anew with --lock, without --locked."
+
+
+@dataclass(frozen=True)
+class Lock:
+    """What a download was.
+
+    Attributes:
+        revision: As it was asked for: branch, tag or commit.
+        listing: The files that were chosen, at the commit that the revision then was.
+    """
+
+    revision: str
+    listing: Listing
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    size: int = Field(ge=0)
+    sha256: Annotated[str, StringConstraints(pattern=r"\A[0-9a-f]{64}\z")] | None = None
+    git_sha1: Annotated[str, StringConstraints(pattern=r"\A[0-9a-f]{40}\z")] | None = Field(None, alias="git-sha1")
+
+    @model_validator(mode="after")
+    def _one_hash(self) -> _File:
+        if (self.sha256 is None) == (self.git_sha1 is None):
+            raise ValueError("one of sha256 and git-sha1 must be there")
+        return self
+
+    def digest(self) -> Digest:
+        if self.sha256 is not None:
+            return Digest("sha256", self.sha256)
+        assert self.git_sha1 is not None  # _one_hash
+        return Digest("git-sha1", self.git_sha1)
+
+
+class _Contents(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    version: Literal[1]
+    repository: str
+    revision: str
+    commit: Annotated[str, StringConstraints(pattern=r"\A[0-9a-f]{40}\z")]
+    files: Mapping[str, _File]
+
+
+def write_lock(path: Path, lock: Lock) -> None:
+    """Write ``lock`` as JSON with sorted keys, by a rename: the file is the old one or the new one, whatever happens.
+
+    Raises:
+        DiskFullError, OutputError: It cannot be written.
+    """
+    listing = lock.listing
+    contents = {
+        "version": 1,
+        "repository": listing.repository,
+        "revision": lock.revision,
+        "commit": listing.commit,
+        "files": {file.name: {"size": file.size, file.digest.algorithm: file.digest.hexdigest} for file in listing},
+    }
+    text = json.dumps(contents, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    unfinished = path.parent / f"{path.name}.{os.getpid()}.tmp"  # a process has one download at a time
+    with writing(path):
+        try:
+            with unfinished.open("w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+        sync_directory(path.parent)
+
+
+def read_lock(path: Path) -> Lock:
+    """The lock file at ``path``.
+
+    Raises:
+        ConfigError: Missing, unreadable, or not what ``write_lock`` writes; names that may not be used on disk.
+    """
+    if not os.path.lexists(path):
+        raise ConfigError(f"{path} does not exist.", hint=_HINT, file=str(path))
+    _, raw = read_object(path)
+    contents = validated(_Contents, raw, path, hint=_HINT)
+    try:
+        Reference(contents.repository, contents.revision)
+    except UsageError as error:
+        raise config_error(path, [error.message.removesuffix(".")], hint=_HINT) from error
+    if unsafe := faults(contents.files):
+        raise config_error(path, [f"the file name {fault}" for fault in unsafe], hint=_HINT)
+    files = (RemoteFile(name, file.size, file.digest()) for name, file in sorted(contents.files.items()))
+    return Lock(contents.revision, Listing(contents.repository, contents.commit, tuple(files)))
+
+
+def differences(expected: Listing, actual: Listing) -> list[str]:
+    """What is not in ``actual`` as in ``expected``, a line for each file, by name."""
+    then = {file.name: file for file in expected}
+    now = {file.name: file for file in actual}
+    lines = []
+    for name in sorted(then.keys() | now.keys()):
+        if name not in now:
+            lines.append(f"{name} is missing")
+        elif name not in then:
+            lines.append(f"{name} is new")
+        elif now[name] != then[name]:
+            lines.append(f"{name}: {_figures(now[name])} instead of {_figures(then[name])}")
+    return lines
+
+
+def _figures(file: RemoteFile) -> str:
+    return f"{file.size} bytes with {file.digest.algorithm} {file.digest.hexdigest}"
