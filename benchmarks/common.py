@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,12 @@ def measure(*command: str) -> Measured:
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} failed with status {process.returncode}")
     return Measured(time.perf_counter() - begun, usage.ru_maxrss * 1024, output)
+
+
+def alone(*command: str | Path) -> Measured:
+    """Run a command to its end; what this process holds does not show in the command's memory."""
+    run = measure(sys.executable, str(Path(__file__).with_name("alone.py")), *map(str, command))
+    return replace(run, peak_rss=int(run.output.splitlines()[-1]))
 
 
 def llamaconv(*arguments: str | Path) -> Measured:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import torch
-from common import Measured, measure
+from common import Measured, alone
 
 from llamaconv.config import parse_config
 from llamaconv.layouts.hugging_face import expected_tensors
@@ -16,7 +15,7 @@ from llamaconv.sinks.checkpoint import CheckpointWriter
 from llamaconv.sinks.sharding import shard
 from llamaconv.tensors import TensorSpec
 
-__all__ = ["LARGEST_TENSOR", "alone", "convert", "random_llama", "size_of"]
+__all__ = ["LARGEST_TENSOR", "convert", "random_llama", "size_of"]
 
 _WIDTH, _VOCABULARY = 4096, 32_000
 LARGEST_TENSOR = _VOCABULARY * _WIDTH * 2
@@ -46,12 +45,6 @@ def random_llama(directory: Path, layers: int, shard_size: int = 5_000_000_000) 
         writer.write(spec.name, bits.bitwise_and_(_FINITE).view(torch.bfloat16))
     writer.finish()
     return directory
-
-
-def alone(*command: str | Path) -> Measured:
-    """Run a command to its end; what this process holds does not show in the command's memory."""
-    run = measure(sys.executable, str(Path(__file__).with_name("alone.py")), *map(str, command))
-    return replace(run, peak_rss=int(run.output.splitlines()[-1]))
 
 
 def convert(source: Path, out: Path, *arguments: str) -> Measured:

@@ -11,8 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from common import parser, publish
-from convert_common import LARGEST_TENSOR, alone, convert, random_llama, size_of
+from common import alone, parser, publish
+from convert_common import LARGEST_TENSOR, convert, random_llama, size_of
 
 SLACK = 100_000_000
 

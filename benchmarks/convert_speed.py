@@ -25,8 +25,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common import Measured, parser, publish
-from convert_common import alone, convert, random_llama, size_of
+from common import Measured, alone, parser, publish
+from convert_common import convert, random_llama, size_of
 
 HERE = Path(__file__).parent
 OURS = "llamaconv"

@@ -27,13 +27,13 @@ _NAME = "llamaconv"
 
 @click.group(
     cls=LazyGroup,
-    modules={name: f"{__name__}.{name}" for name in ("inspect", "convert", "quantize", "evaluate", "demo")},
+    modules={name: f"{__name__}.{name}" for name in ("download", "inspect", "convert", "quantize", "evaluate", "demo")},
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100},
     epilog="`llamaconv COMMAND --help` explains a command and its options.",
 )
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def app() -> None:
-    """Convert and quantize Llama-family checkpoints, block by block, in bounded memory."""
+    """Download, convert and quantize Llama-family checkpoints, block by block, in bounded memory."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

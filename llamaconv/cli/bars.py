@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any
 
 from rich.console import Console
@@ -13,65 +14,136 @@ from rich.progress import Progress as Display
 from rich.table import Column
 from rich.text import Text
 
-from llamaconv.cli.progress import Stopwatch, done_of
+from llamaconv.cli.progress import Clock, Pace, Stopwatch, done_of
 from llamaconv.cli.tables import duration
 from llamaconv.errors import printable
 from llamaconv.progress import Progress, Report
 
-__all__ = ["bars"]
+__all__ = ["Bars", "bars", "shortened"]
 
 _SECONDS_BETWEEN_UPDATES = 0.1  # tasks report more often than anyone can read
+
+# Columns of the terminal: figures such as "999 MB of 4.98 GB 82.9 MB/s 1:02:03 left", bars, and names of parts.
+_FIGURES, _BAR, _NARROW_BAR, _NAME, _SHORT_NAME, _TAIL = 44, 24, 8, 34, 10, 6
 
 
 class TimeLeft(ProgressColumn):
     """Counts down between reports, which may lie minutes apart; of a finished task, what it took."""
 
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(Column(no_wrap=True))
+        self._clock = clock
+
     def render(self, task: Task) -> Text:
         due = task.fields["due"]
         if task.finished or due is None:
             return Text(duration(task.elapsed or 0))
-        return Text(f"{duration(max(due - time.monotonic(), 0))} left")
+        return Text(f"{duration(max(due - self._clock(), 0))} left")
 
 
 @contextmanager
 def bars() -> Iterator[Report]:
-    """A bar for each task, gone when the context is left. What is written to stderr appears above them."""
-    detail = Column(no_wrap=True, overflow="ellipsis", ratio=1)
-    display = Display(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
-        TextColumn("{task.fields[done_of]}", markup=False),
-        TextColumn("{task.fields[rate]}", markup=False),
-        TimeLeft(),
-        TextColumn("{task.fields[detail]}", markup=False, table_column=detail),
-        console=Console(stderr=True, highlight=False, markup=False, emoji=False),
-        transient=True,
-        refresh_per_second=4,
-        expand=True,
-    )
-    with display:
-        yield _Bars(display)
+    """A bar for each task, and below it one for each of its parts in hand, gone when the context is left.
+
+    What is written to stderr appears above them.
+    """
+    report = Bars(Console(stderr=True, highlight=False, markup=False, emoji=False))
+    with report.display:
+        yield report
 
 
-class _Bars:
-    def __init__(self, display: Display) -> None:
-        self._display = display
-        self._stopwatch = Stopwatch(time.monotonic)
-        self._tasks: dict[str, TaskID] = {}
-        self._due = 0.0
+class Bars:
+    """Bars for what is reported.
+
+    Args:
+        console: Where they are drawn.
+        clock: Seconds.
+
+    Attributes:
+        display: Draws them while its context lasts.
+    """
+
+    def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
+        bar = _BAR if console.width >= _NAME + _BAR + _FIGURES else _NARROW_BAR
+        self._width = min(max(console.width - bar - _FIGURES, _SHORT_NAME), _NAME)
+        self.display = _display(console, bar, clock)
+        self._clock = clock
+        self._stopwatch = Stopwatch(clock)
+        self._lock = Lock()
+        self._wholes: set[str] = set()
+        self._bars: dict[tuple[str, str], TaskID] = {}
+        self._due: dict[tuple[str, str], float] = {}
 
     def __call__(self, step: Progress) -> None:
-        anew = step.task not in self._tasks or self._stopwatch.restarted(step)
-        pace, now = self._stopwatch.measure(step), time.monotonic()
-        if not anew and step.done < step.total and now < self._due:
+        with self._lock:
+            self._take(step)
+
+    def _take(self, step: Progress) -> None:
+        key, now = (step.within, step.task), self._clock()
+        fell, pace = self._stopwatch.restarted(step), self._stopwatch.measure(step)
+        if step.within:
+            self._wholes.add(step.within)
+            if step.done >= step.total:
+                self._forget(key)
+                return
+            # A part that is done before anyone could read its name gets no bar.
+            self._due.setdefault(key, now + _SECONDS_BETWEEN_UPDATES)
+        if not fell and step.done < step.total and now < self._due.get(key, now):
             return
-        self._due = now + _SECONDS_BETWEEN_UPDATES
+        self._due[key] = now + _SECONDS_BETWEEN_UPDATES
+        if fell:
+            self._fall(step)
+        self._show(step, pace, now)
+
+    def _fall(self, step: Progress) -> None:
+        """What lost ground keeps its bar, with a new clock; what is done once more gets another."""
+        key = (step.within, step.task)
+        if step.within or step.task in self._wholes:
+            if key in self._bars:
+                self.display.reset(self._bars[key])
+        else:
+            del self._bars[key]
+
+    def _show(self, step: Progress, pace: Pace, now: float) -> None:
+        key = (step.within, step.task)
         shown: dict[str, Any] = {
             "done_of": done_of(step),
             "rate": pace.describe(step.unit),
             "due": None if pace.left is None else now + pace.left,
             "detail": printable(step.detail),
         }
-        if anew:
-            self._tasks[step.task] = self._display.add_task(printable(step.task), total=step.total, **shown)
-        self._display.update(self._tasks[step.task], completed=step.done, total=step.total, **shown)
+        if key not in self._bars:
+            name = printable(step.task)
+            name = f"  {shortened(name, self._width - 2)}" if step.within else name
+            self._bars[key] = self.display.add_task(name, total=step.total, **shown)
+        self.display.update(self._bars[key], completed=step.done, total=step.total, **shown)
+
+    def _forget(self, part: tuple[str, str]) -> None:
+        self._due.pop(part, None)
+        if part in self._bars:
+            self.display.remove_task(self._bars.pop(part))
+
+
+def shortened(name: str, width: int) -> str:
+    """``name`` in at most ``width`` characters: a shard's number stands near its beginning, a kind at the end."""
+    if len(name) <= width:
+        return name
+    tail = min(_TAIL, width // 2)
+    return f"{name[: width - tail - 1]}…{name[-tail:]}"
+
+
+def _display(console: Console, bar: int, clock: Clock) -> Display:
+    detail = Column(no_wrap=True, overflow="ellipsis", ratio=1)
+    return Display(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=bar),
+        TextColumn("{task.fields[done_of]}", markup=False),
+        TextColumn("{task.fields[rate]}", markup=False),
+        TimeLeft(clock),
+        TextColumn("{task.fields[detail]}", markup=False, table_column=detail),
+        console=console,
+        get_time=clock,
+        transient=True,
+        refresh_per_second=4,
+        expand=True,
+    )

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llamaconv.cli import options
+from llamaconv.cli import hub, options
+from llamaconv.cli.hub import Source, cache_dir_option, fetched, require_hub_source
 from llamaconv.cli.options import DTYPES, PATH, FiniteRange, screened, text
 from llamaconv.cli.output import Screen, as_json
 from llamaconv.cli.remains import remains
@@ -24,7 +25,7 @@ _TARGETS = ("hf", "litgpt", "lit-llama", "meta")
 
 
 @click.command("convert", short_help="Convert a checkpoint to another layout, format or dtype.")
-@click.argument("source", metavar="SRC", type=PATH)
+@click.argument("source", metavar="SRC", type=hub.source)
 @click.argument("out", metavar="DST", type=PATH)
 @click.option("--to", type=click.Choice(_TARGETS), required=True, help="Layout of the output.")
 @click.option(
@@ -68,25 +69,30 @@ _TARGETS = ("hf", "litgpt", "lit-llama", "meta")
 )
 @click.option("--overwrite", is_flag=True, help="Replace DST if it holds something.")
 @click.option("--dry-run", is_flag=True, help="Print the table of rules with shapes, bytes and memory; write nothing.")
+@cache_dir_option
 @screened
-def command(source: Path, out: Path, dry_run: bool, screen: Screen, **settings: Any) -> None:
+def command(source: Source, out: Path, dry_run: bool, cache_dir: Path | None, screen: Screen, **settings: Any) -> None:
     """Convert the checkpoint SRC into the directory DST, which appears when it is whole.
 
-    SRC is a directory, a weight file or an index.json, in any layout; one tensor is in memory at a time. With
-    --to hf, a source in that layout is copied: to other shards, between safetensors and torch files, to another dtype.
+    SRC is a directory, a weight file or an index.json, in any layout, or hf://org/name[@revision], which is
+    downloaded first (with --dry-run too). One tensor is in memory at a time. With --to hf, a source in that layout is
+    copied: to other shards, between safetensors and torch files, to another dtype.
     """
+    require_hub_source(source)
     from llamaconv.tasks.convert import ConvertSettings, convert, plan
 
     chosen = ConvertSettings(**settings)
     if dry_run:
-        planned = plan(source, out, chosen)
+        planned = plan(fetched(source, cache_dir, screen), out, chosen)
         if screen.json:
             emit(as_json(planned.to_json()))
         else:
             screen.result(planned.to_json(), _plan_tables)
         return
-    with if_interrupted(remains(out)), screen.progress() as report:
-        result = convert(source, out, chosen, report).to_json()
+    with if_interrupted(remains(out)):
+        path = fetched(source, cache_dir, screen)
+        with screen.progress() as report:
+            result = convert(path, out, chosen, report).to_json()
     screen.result(result, _tables)
 
 

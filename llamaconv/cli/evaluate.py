@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from llamaconv.cli import hub
+from llamaconv.cli.hub import Source, cache_dir_option, fetched, require_hub_source
 from llamaconv.cli.options import (
     DTYPES,
-    PATH,
     FiniteRange,
     device_option,
     screened,
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 
 
 @click.command("evaluate", short_help="Judge a checkpoint, alone or against another.")
-@click.argument("model", type=PATH)
-@click.option("--against", type=PATH, metavar="SRC", help="Reference checkpoint, as a rule the dense source.")
+@click.argument("model", type=hub.source)
+@click.option("--against", type=hub.source, metavar="SRC", help="Reference checkpoint, as a rule the dense source.")
 @click.option(
     "--text",
     type=text,
@@ -48,18 +49,22 @@ if TYPE_CHECKING:
 @threads_option
 @click.option("--max-kl", type=FiniteRange(min=0), help="Gate: highest mean KL, in nats; exit 8 above.")
 @click.option("--max-ppl-ratio", type=FiniteRange(min=0), help="Gate: highest perplexity ratio; exit 8 above.")
+@cache_dir_option
 @screened
-def command(model: Path, screen: Screen, **settings: Any) -> None:
+def command(model: Source, against: Source | None, cache_dir: Path | None, screen: Screen, **settings: Any) -> None:
     """Measure the perplexity of MODEL and, with --against, how far it is from a reference.
 
     MODEL is a dense, GPTQ or LLM.int8 checkpoint. The mean KL divergence and the agreement on the most likely
-    token are taken at every position.
+    token are taken at every position. MODEL and SRC may be hf://org/name[@revision], which is downloaded first.
     """
+    require_hub_source(model, against)
     from llamaconv.tasks.evaluate import EvaluateSettings, evaluate
 
+    judged = fetched(model, cache_dir, screen)
+    reference = None if against is None else fetched(against, cache_dir, screen)
     try:
         with screen.progress() as report:
-            evaluation = evaluate(model, EvaluateSettings(**settings), report)
+            evaluation = evaluate(judged, EvaluateSettings(reference, **settings), report)
     except GateError as missed:
         if not screen.json:  # there the error holds the figures
             screen.result(cast("Mapping[str, Any]", missed.facts["evaluation"]), _tables)

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llamaconv.cli.options import PATH, screened
+from llamaconv.cli import hub
+from llamaconv.cli.hub import Source, cache_dir_option, fetched, require_hub_source
+from llamaconv.cli.options import screened
 from llamaconv.cli.output import Screen
 from llamaconv.cli.tables import amount, facts, grid, percent, plural, size
 
@@ -17,17 +19,20 @@ if TYPE_CHECKING:
 
 
 @click.command("inspect", short_help="Say what a checkpoint holds.")
-@click.argument("path", type=PATH)
+@click.argument("path", type=hub.source)
 @click.option("--tensors", is_flag=True, help="List every tensor.")
+@cache_dir_option
 @screened
-def command(path: Path, tensors: bool, screen: Screen) -> None:
+def command(path: Source, tensors: bool, cache_dir: Path | None, screen: Screen) -> None:
     """Say what the checkpoint PATH holds, from its headers alone: size is no matter.
 
-    PATH is a directory, a weight file or an index.json, in any layout.
+    PATH is a directory, a weight file or an index.json, in any layout, or hf://org/name[@revision], which is
+    downloaded first, whole.
     """
+    require_hub_source(path)
     from llamaconv.tasks.inspect import inspect
 
-    screen.result(inspect(path).to_json(tensors=tensors), _tables)
+    screen.result(inspect(fetched(path, cache_dir, screen)).to_json(tensors=tensors), _tables)
 
 
 def _tables(found: Mapping[str, Any]) -> Iterator[RenderableType]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import click
+from click.core import ParameterSource
 
 from llamaconv.cli.noise import logs
 from llamaconv.cli.output import Screen
@@ -20,6 +21,7 @@ __all__ = [
     "PATH",
     "FiniteRange",
     "device_option",
+    "given",
     "group_size",
     "refuse",
     "screened",
@@ -130,6 +132,11 @@ def screened(body: Callable[..., None]) -> Callable[..., None]:
             body(**parameters, screen=Screen(quiet, json))
 
     return command
+
+
+def given(name: str) -> bool:
+    """Whether the parameter ``name`` of the current command stands on the command line."""
+    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 def refuse(message: str) -> NoReturn:

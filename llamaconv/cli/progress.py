@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from threading import Lock
 
 from llamaconv.cli.streams import note
 from llamaconv.cli.tables import duration, size
 from llamaconv.progress import Progress, Report, silent
 
-__all__ = ["Lines", "Pace", "Stopwatch", "done_of", "progress"]
+__all__ = ["Clock", "Lines", "Pace", "Stopwatch", "done_of", "progress"]
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -57,20 +58,20 @@ class Stopwatch:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._began: dict[str, tuple[float, float]] = {}
-        self._reached: dict[str, float] = {}
+        self._began: dict[tuple[str, str], tuple[float, float]] = {}
+        self._reached: dict[tuple[str, str], float] = {}
 
     def restarted(self, step: Progress) -> bool:
-        """Whether a task of this name has got further than ``step`` before: it is done once more."""
-        return step.done < self._reached.get(step.task, step.done)
+        """Whether the task has got further than ``step`` before."""
+        return step.done < self._reached.get((step.within, step.task), step.done)
 
     def measure(self, step: Progress) -> Pace:
         """The pace at which ``step`` was reached."""
-        now = self._clock()
-        if step.task not in self._began or self.restarted(step):
-            self._began[step.task] = step.done, now
-        self._reached[step.task] = step.done
-        first, began = self._began[step.task]
+        now, key = self._clock(), (step.within, step.task)
+        if key not in self._began or self.restarted(step):
+            self._began[key] = step.done, now
+        self._reached[key] = step.done
+        first, began = self._began[key]
         done, seconds = step.done - first, now - began
         if done <= 0 or seconds <= 0:
             return Pace()
@@ -78,7 +79,7 @@ class Stopwatch:
 
 
 class Lines:
-    """Progress for a log: the first report at once, then at most one line in ten seconds.
+    """Progress for a log: the first report at once, then at most one line in ten seconds. Parts of a task have none.
 
     Args:
         write: Takes a line, without its newline.
@@ -90,8 +91,15 @@ class Lines:
         self._clock = clock
         self._stopwatch = Stopwatch(clock)
         self._due = -float("inf")
+        self._lock = Lock()
 
     def __call__(self, step: Progress) -> None:
+        if step.within:
+            return
+        with self._lock:
+            self._tell(step)
+
+    def _tell(self, step: Progress) -> None:
         pace = self._stopwatch.measure(step)
         if (now := self._clock()) < self._due:
             return

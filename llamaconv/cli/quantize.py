@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
-from llamaconv.cli import options
+from llamaconv.cli import hub, options
+from llamaconv.cli.hub import Source, cache_dir_option, fetched, require_hub_source
 from llamaconv.cli.options import (
     DTYPES,
     PATH,
     FiniteRange,
     device_option,
+    given,
     group_size,
     refuse,
     screened,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 
 @click.command("quantize", short_help="Quantize a checkpoint.")
-@click.argument("source", metavar="SRC", type=PATH)
+@click.argument("source", metavar="SRC", type=hub.source)
 @click.argument("out", metavar="DST", type=PATH)
 @click.option("--mode", type=click.Choice(MODES), required=True, help="Method and width.")
 @click.option("--group-size", type=group_size, default=128, metavar="N", help="Columns that share a scale; -1 for all.")
@@ -111,23 +112,35 @@ if TYPE_CHECKING:
 @click.option("--overwrite", is_flag=True, help="Replace DST if it holds something.")
 @click.option("--dry-run", is_flag=True, help="Print the plan with its bytes, memory and FLOPs; write nothing.")
 @click.option("--report", "report_path", type=PATH, metavar="FILE", help="Write figures and timings as JSON.")
+@cache_dir_option
 @screened
-def command(source: Path, out: Path, dry_run: bool, report_path: Path | None, screen: Screen, **settings: Any) -> None:
+def command(
+    source: Source,
+    out: Path,
+    dry_run: bool,
+    report_path: Path | None,
+    cache_dir: Path | None,
+    screen: Screen,
+    **settings: Any,
+) -> None:
     """Quantize the checkpoint SRC into the directory DST, which appears when it is whole.
 
-    SRC is a directory, a weight file or an index.json, in any layout. One decoder block is in memory at a time.
+    SRC is a directory, a weight file or an index.json, in any layout, or hf://org/name[@revision], which is
+    downloaded first (with --dry-run too). One decoder block is in memory at a time.
     """
+    require_hub_source(source)
     _require_sense(out, dry_run, report_path, settings)
     from llamaconv.tasks.quantize import QuantizeSettings, plan, quantize
 
     chosen = QuantizeSettings(**settings)
     if dry_run:
-        planned = plan(source, out, chosen)
+        planned = plan(fetched(source, cache_dir, screen), out, chosen)
         emit(as_json(planned.to_json()) if screen.json else printable(planned.describe()))
         return
     with report_file(report_path) as write_report, if_interrupted(remains(out)):
+        path = fetched(source, cache_dir, screen)
         with screen.progress() as report:
-            result = quantize(source, out, chosen, report).to_json()
+            result = quantize(path, out, chosen, report).to_json()
         write_report(as_json(result) + "\n")
     screen.result(result, _tables)
 
@@ -141,8 +154,7 @@ def _require_sense(out: Path, dry_run: bool, report_path: Path | None, settings:
         idle = [
             "/".join((*option.opts, *option.secondary_opts))
             for option in context.command.params
-            if option.name in (*CALIBRATED_ONLY, "device")
-            and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
+            if option.name in (*CALIBRATED_ONLY, "device") and given(option.name)
         ]
         if idle:
             refuse(f"Without effect with --mode llm.int8: {', '.join(idle)}.")

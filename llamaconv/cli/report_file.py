@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from llamaconv.disk import writing
 from llamaconv.errors import OutputError
-from llamaconv.sinks.disk import writing
 
 __all__ = ["report_file"]
 

@@ -54,7 +54,7 @@ def checked_endpoint(endpoint: str, secrets: Secrets) -> tuple[httpx2.URL, str |
     """
     try:
         url = httpx2.URL(endpoint)
-        usable = url.scheme in _PORTS and url.host != "" and not (url.query or url.fragment)
+        usable = url.scheme in _PORTS and url.host != "" and not {"?", "#"} & set(endpoint)
     except httpx2.InvalidURL:
         usable = False
     if not usable:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 
+from llamaconv.disk import writing
 from llamaconv.hub.part import Piece
 from llamaconv.hub.repository import RemoteFile
 from llamaconv.hub.retry import Stopped
 from llamaconv.hub.transfer import Transfer
 
 __all__ = ["Board"]
+
+_SECONDS_TO_END = 5.0
+"""For a hash to notice that it is not wanted any more; a file that is being synced to the disk may take longer."""
 
 
 class Board:
@@ -24,12 +29,14 @@ class Board:
 
     Attributes:
         finished: Transfers of files that are whole and in their place.
+        error: What failed first.
     """
 
     def __init__(
         self, files: Iterable[RemoteFile], begin: Callable[[RemoteFile], Transfer], halt: Callable[[], None], most: int
     ) -> None:
         self.finished: list[Transfer] = []
+        self.error: BaseException | None = None
         self._waiting = list(files)[::-1]
         self._begin = begin
         self._halt = halt
@@ -37,7 +44,6 @@ class Board:
         self._active: list[Transfer] = []
         self._followers: list[threading.Thread] = []
         self._claimed: set[Piece] = set()
-        self._error: BaseException | None = None
         self._changed = threading.Condition()
 
     def claim(self) -> tuple[Transfer, Piece] | None:
@@ -85,33 +91,23 @@ class Board:
     def fail(self, error: BaseException) -> None:
         """End all work; the first error is the one that counts."""
         with self._changed:
-            first = self._error is None
-            self._error = self._error or error
+            first = self.error is None
+            self.error = self.error or error
             self._changed.notify_all()
         if first:
             self._halt()
 
-    def join(self) -> None:
-        """Wait until all files are finished.
-
-        Raises:
-            BaseException: What ``fail`` was called with first.
-        """
-        with self._changed:
-            while (self._active or self._waiting) and self._error is None:
-                self._changed.wait(0.5)  # so that signals are seen
-            if self._error is not None:
-                raise self._error
-
     def close(self) -> None:
-        """Let go of the parts; their connections must have ended."""
+        """Let go of the parts of files that are not finished, once their connections have ended."""
+        until = time.monotonic() + _SECONDS_TO_END
         for follower in self._followers:
-            follower.join()
-        for transfer in self._active:
-            transfer.close()
+            follower.join(max(until - time.monotonic(), 0.0))
+        if not any(follower.is_alive() for follower in self._followers):
+            for transfer in self._active:
+                transfer.close()
 
     def _require_no_error(self) -> None:
-        if self._error is not None:
+        if self.error is not None:
             raise Stopped
 
     def _open_pieces(self) -> Iterator[tuple[Transfer, Piece]]:
@@ -129,7 +125,8 @@ class Board:
 
     def _follow(self, transfer: Transfer) -> None:
         try:
-            transfer.follow(self._wake)
+            with writing(transfer.path):
+                transfer.follow(self._wake)
         except Stopped:
             return
         except BaseException as error:

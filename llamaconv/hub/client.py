@@ -216,7 +216,7 @@ def _usable(response: httpx2.Response, way: Way) -> bool:
     """Whether there is a body to read, and not a refusal; what is neither is raised."""
     status = response.status_code
     if status in (200, 206):
-        if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+        if response.headers.get("Content-Encoding", "").lower() not in ("", "identity"):
             raise Hiccup(f"the answer of {way.host} came compressed though it was not asked for")
         return True
     if status == 407:

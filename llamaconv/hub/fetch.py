@@ -14,6 +14,7 @@ from llamaconv.hub.meter import Meter
 from llamaconv.hub.part import Piece
 from llamaconv.hub.repository import Listing
 from llamaconv.hub.retry import Flaw, Mirrors, Patience, Trials
+from llamaconv.hub.secrets import shown_url
 from llamaconv.hub.transfer import Transfer
 
 __all__ = ["Fetcher"]
@@ -94,7 +95,7 @@ class _Errand:
         if begin == 0 and end == self._file.size:
             return {}
         headers = {"Range": f"bytes={begin}-{end - 1}"}
-        if validator := self._part.validator(self._trials.endpoint):
+        if validator := self._part.validator(shown_url(self._trials.endpoint)):
             headers["If-Range"] = validator
         return headers
 
@@ -103,26 +104,32 @@ class _Errand:
         if answer.status == 416:
             self.piece = self._fetcher.board.start_over(self._transfer, self.piece)
             raise Hiccup(f"{answer.host} has no such part of it (416), so it starts over")
-        if answer.status == 206:
-            self._require_range(answer)
-        elif headers:  # the whole file instead of a part
+        self._require_length(answer, self._require_range(answer) if answer.status == 206 else self._file.size)
+        if answer.status != 206 and headers:  # the whole file instead of a part
             self.piece = self._fetcher.board.start_over(self._transfer, self.piece)
-        length = answer.headers.get("content-length", "")
-        if _LENGTH.fullmatch(length) and int(length) > self.piece.missing:
-            raise Flaw(f"{answer.host} announces {int(length):,} bytes where {self.piece.missing:,} belong")
-        self._part.remember(self._trials.endpoint, answer.headers.get("etag"))
+        self._part.remember(shown_url(self._trials.endpoint), answer.headers.get("etag"))
 
-    def _require_range(self, answer: Answer) -> None:
+    def _require_range(self, answer: Answer) -> int:
+        """How many bytes the answer has, which begin with the first that is missing."""
         value = answer.headers.get("content-range", "")
         match = _CONTENT_RANGE.fullmatch(value)
         if match is None:
             raise Flaw(f"{answer.host} answers with a part of it and does not say which")
         first, last, size = int(match[1]), int(match[2]), int(match[3] or self._file.size)
-        if first != self.piece.position or last >= self.piece.end or size != self._file.size:
+        if first != self.piece.position or not first <= last < self.piece.end or size != self._file.size:
             raise Flaw(
                 f"{answer.host} answers with bytes {first}-{last} of {size}, "
                 f"asked for {self.piece.position}-{self.piece.end - 1} of {self._file.size}"
             )
+        return last - first + 1
+
+    def _require_length(self, answer: Answer, expected: int) -> None:
+        """Refuse what is another thing by its length, such as the page of a portal: no byte is given up for it."""
+        length = answer.headers.get("content-length", "")
+        if not _LENGTH.fullmatch(length) or int(length) == expected:
+            return
+        reason = f"{answer.host} announces {int(length):,} bytes where {expected:,} belong"
+        raise Flaw(reason) if int(length) > expected else Hiccup(reason)
 
     def _receive(self, answer: Answer) -> None:
         chunks = answer.chunks()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from llamaconv.progress import Progress, Report
@@ -23,26 +24,28 @@ class Meter:
     Args:
         report: Told now and then; never by two threads at a time.
         total: Bytes of all files wanted.
-        there: Bytes of them that lie whole in their place.
+        there: Bytes of them that are there already.
+        begun: Of these, the bytes of files that are to be fetched on, by name.
     """
 
-    def __init__(self, report: Report, total: int, there: int) -> None:
+    def __init__(self, report: Report, total: int, there: int, begun: Mapping[str, int]) -> None:
         self._report = report
         self._total = total
-        self._there = there
-        self._files: dict[str, int] = {}
+        self._reached = there
+        self._files = dict(begun)
         self._due: dict[str, float] = {}
         self._lock = threading.Lock()
+        report(Progress(DOWNLOADING, there, total, "bytes"))
 
-    def moved(self, transfer: Transfer, *, at_once: bool = False) -> None:
-        """Told when a file's part has grown or was emptied."""
+    def moved(self, transfer: Transfer) -> None:
+        """Told when a file's part has grown, or was emptied and grows again."""
         name, now = transfer.file.name, time.monotonic()
-        done = transfer.part.done
-        if done < transfer.file.size and not at_once and now < self._due.get(name, 0.0):
+        if now < self._due.get(name, 0.0) and transfer.part.done < transfer.file.size:
             return
         with self._lock:
+            done = transfer.part.done
             self._due[name] = now + _SECONDS_BETWEEN_REPORTS
+            self._reached += done - self._files.get(name, 0)
             self._files[name] = done
-            reached = self._there + sum(self._files.values())
-            self._report(Progress(DOWNLOADING, reached, self._total, "bytes"))
+            self._report(Progress(DOWNLOADING, self._reached, self._total, "bytes"))
             self._report(Progress(name, done, transfer.file.size, "bytes", within=DOWNLOADING))

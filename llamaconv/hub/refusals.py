@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from llamaconv.errors import HubError, printable
 from llamaconv.hub.answers import Asked, shown_status
-from llamaconv.hub.secrets import Secrets, shown_url
+from llamaconv.hub.secrets import Secrets, shown_url, without_queries
 
 __all__ = ["Refusal", "refusal"]
 
@@ -46,8 +46,8 @@ class Refusal:
 def refusal(answer: Refusal, asked: Asked, secrets: Secrets) -> HubError:
     """The error for a 4xx answer that no retry mends; its facts are status, repository, revision, file and code."""
     message, hint = _explained(answer, asked)
-    quoted = printable(secrets.hide(answer.says)).replace("\n", " ")
-    if quoted:
+    quoted = printable(without_queries(secrets.hide(answer.says))).replace("\n", " ")
+    if quoted and (answer.token or answer.status != 401):  # huggingface.co calls no login an invalid password
         message += f" It says: “{quoted if len(quoted) <= _MAX_QUOTED else quoted[: _MAX_QUOTED - 1] + '…'}”"
     return HubError(
         printable(message),

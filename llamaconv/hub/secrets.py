@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from threading import Lock
 from urllib.parse import quote, urlsplit
 
-__all__ = ["HIDDEN", "Secrets", "shown_url"]
+__all__ = ["HIDDEN", "Secrets", "shown_url", "without_queries"]
 
 HIDDEN = "***"
 
@@ -34,19 +34,18 @@ class Secrets:
 
     def add(self, text: str | None) -> None:
         """Hide ``text`` from now on, percent-encoded and in base64 as well."""
-        if text:
-            self._hide_forms({text, quote(text), quote(text, safe=""), _base64(text)})
-
-    def add_login(self, user: str, password: str) -> None:
-        """Hide a password from now on, and the two as Basic authentication sends them (RFC 7617, section 2)."""
-        self.add(password)
-        self._hide_forms({_base64(f"{user}:{password}")})
-
-    def _hide_forms(self, forms: set[str]) -> None:
+        if not text:
+            return
+        forms = {text, quote(text), quote(text, safe=""), _base64(text)}
         with self._lock:
             if not forms <= set(self._forms):
                 # A secret that is part of another one must not break up the longer one.
                 self._forms = tuple(sorted(forms.union(self._forms), key=len, reverse=True))
+
+    def add_login(self, user: str, password: str) -> None:
+        """Hide a password from now on, and the two as Basic authentication sends them (RFC 7617, section 2)."""
+        self.add(password)
+        self.add(_base64(f"{user}:{password}"))
 
     def hide(self, text: str) -> str:
         """``text`` with ``***`` in the place of every secret."""
@@ -59,7 +58,7 @@ class Secrets:
         """While open, the HTTP library's own log records show neither secrets nor queries of URLs."""
 
         def scrubbed(record: logging.LogRecord) -> bool:
-            record.msg, record.args = _QUERY.sub(f"?{HIDDEN}", self.hide(record.getMessage())), None
+            record.msg, record.args = without_queries(self.hide(record.getMessage())), None
             return True
 
         loggers = [logging.getLogger(name) for name in _LOGGERS]
@@ -70,6 +69,11 @@ class Secrets:
         finally:
             for logger in loggers:
                 logger.removeFilter(scrubbed)
+
+
+def without_queries(text: str) -> str:
+    """``text`` with ``?***`` in the place of what looks like the query of a URL, which may be signed."""
+    return _QUERY.sub(f"?{HIDDEN}", text)
 
 
 def shown_url(url: str) -> str:

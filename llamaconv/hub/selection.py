@@ -31,6 +31,7 @@ _TEMPLATES = "additional_chat_templates"
 _MOST_FOLDERS = 4
 _MOST_NAMES = 3
 _MOST_FAULTS = 10
+_MOST_COMPARED = 1000  # comparing with each of 100,000 names would take minutes
 
 _UNASKED = "not asked for"
 _OTHER_WEIGHTS = "other weights"
@@ -96,7 +97,8 @@ def _named(listing: Listing, files: Sequence[str]) -> Selection:
 
 
 def _unknown(repository: str, unknown: Sequence[str], names: Sequence[str]) -> HubError:
-    candidates = [*names, *sorted({name[: name.rindex("/") + 1] for name in names if "/" in name})]
+    folders = sorted({name[: name.rindex("/") + 1] for name in names if "/" in name})
+    candidates = sorted([*names, *folders], key=lambda name: name.count("/"))[:_MOST_COMPARED]
     lines = []
     for name in unknown[:_MOST_FAULTS]:
         nearest = get_close_matches(name, candidates, n=1)
@@ -118,11 +120,11 @@ def _matching(listing: Listing, include: Sequence[str], exclude: Sequence[str]) 
         if not matches:
             _log.warning("%s has no file that matches %r: it excludes nothing", listing.repository, pattern)
     wanted = set().union(*included.values()) if include else set(names)
-    unwanted = set().union(*excluded.values())
-    if not wanted - unwanted:
+    left = wanted.difference(*excluded.values())
+    if not left:
         hint = "Leave out a pattern of --exclude." if names else "It has no files."
         raise UsageError(f"No file of {listing.repository} is left to download.", hint=hint)
-    left_out = {name: "excluded" if name in wanted else _UNASKED for name in names if name not in wanted - unwanted}
+    left_out = {name: "excluded" if name in wanted else _UNASKED for name in names if name not in left}
     return _selection(listing, left_out)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 __all__ = ["DownloadSettings"]
@@ -35,9 +35,9 @@ class DownloadSettings:
     files: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
-    token: str | None = None
-    proxy: str | None = None
-    endpoints: tuple[str, ...] = ()
+    token: str | None = field(default=None, repr=False)
+    proxy: str | None = field(default=None, repr=False)
+    endpoints: tuple[str, ...] = field(default=(), repr=False)  # these three may hold passwords
     retries: int = 8
     timeout: float = 30.0
     max_wait: float = 60.0

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
+from llamaconv.disk import writing
 from llamaconv.errors import DiskFullError, HubError, LlamaconvError, NetworkError
 from llamaconv.hub.board import Board
 from llamaconv.hub.client import Client
@@ -25,14 +25,14 @@ from llamaconv.hub.retry import Mirrors, Patience, Stopped
 from llamaconv.hub.secrets import Secrets
 from llamaconv.hub.settings import DownloadSettings
 from llamaconv.hub.stored_listing import Stored
+from llamaconv.hub.together import together
 from llamaconv.hub.transfer import Transfer
 from llamaconv.hub.wanted import Wanted, from_hub, from_store
 from llamaconv.progress import Progress, Report
 
 __all__ = ["download", "plan"]
 
-_SECONDS_TO_END = 5.0
-"""For connections to notice that they were shut down; one that is still being made may take longer."""
+_HASHES_AT_A_TIME = 2
 
 logger = logging.getLogger(__name__)
 
@@ -71,11 +71,14 @@ def download(repository: str, directory: Path, settings: DownloadSettings, repor
         wanted = _wanted(session, repository, directory, settings)
         with Folder.open(directory, wait=logger.warning, cancelled=session.patience.check) as folder:
             there, missing = _sorted_out(folder, wanted, settings, session.patience, report)
-            folder.write_listing(Stored(wanted.revision, wanted.listing, tuple(file.name for file in wanted.files)))
-            if missing and _offline(settings):
+            if not _offline(settings):
+                folder.write_listing(Stored(wanted.revision, wanted.listing, tuple(file.name for file in wanted.files)))
+            elif missing:
                 raise _not_there(repository, directory, missing)
-            _require_room(folder, missing)
-            fetched = _fetched(session, folder, wanted, missing, settings, report)
+            begun = _begun(folder, missing)
+            _require_room(folder, missing, begun)
+            meter = _meter(wanted, missing, begun, report)
+            fetched = _fetched(session, folder, wanted, missing, settings.max_workers, meter)
             folder.sweep({file.name for file in wanted.listing})
     files = {one.file.name: one for one in (*there, *fetched)}
     if settings.lock is not None and not settings.locked:
@@ -122,6 +125,10 @@ def _session(settings: DownloadSettings) -> Iterator[_Session]:
             yield _Session(client, Mirrors(tuple(dict.fromkeys(endpoints))), patience)
     except LlamaconvError as error:  # whatever a server made us quote
         error.message, error.hint = secrets.hide(error.message), error.hint and secrets.hide(error.hint)
+        error.args = (error.message,)
+        error.facts = {
+            name: secrets.hide(fact) if isinstance(fact, str) else fact for name, fact in error.facts.items()
+        }
         raise
 
 
@@ -178,6 +185,7 @@ def _sorted_out(
 def _hashed(folder: Folder, files: Sequence[RemoteFile], patience: Patience, report: Report) -> set[RemoteFile]:
     """Those of ``files`` that lie in their place with the right hash; they are on record from now on."""
     total, done, lock = sum(file.size for file in files), dict.fromkeys(files, 0), threading.Lock()
+    waiting, right, failures = list(reversed(files)), set[RemoteFile](), list[BaseException]()
 
     def is_right(file: RemoteFile) -> bool:
         def check(position: int) -> None:
@@ -188,14 +196,20 @@ def _hashed(folder: Folder, files: Sequence[RemoteFile], patience: Patience, rep
 
         return folder.digest_of(file, check) == file.digest.hexdigest
 
-    with ThreadPoolExecutor(2) as pool:
+    def work() -> None:
         try:
-            right = {file for file, verdict in zip(files, pool.map(is_right, files), strict=True) if verdict}
-        except BaseException:
-            patience.stop()
-            raise
-    for file in right:
-        folder.record(file)
+            while waiting and not failures:
+                with suppress(IndexError):  # another thread took the last one
+                    file = waiting.pop()
+                    if is_right(file):
+                        folder.record(file)
+                        right.add(file)
+        except BaseException as error:
+            failures.append(error)
+
+    together(work, min(_HASHES_AT_A_TIME, len(files)), halt=patience.stop, halted=lambda: bool(failures))
+    if failures:
+        raise failures[0]
     return right
 
 
@@ -210,58 +224,59 @@ def _not_there(repository: str, directory: Path, missing: Sequence[RemoteFile]) 
     )
 
 
-def _require_room(folder: Folder, missing: Sequence[RemoteFile]) -> None:
-    needed = 0
+def _begun(folder: Folder, missing: Sequence[RemoteFile]) -> dict[str, int]:
+    """How many bytes of each file an earlier run left."""
+    begun = {}
     for file in missing:
         with folder.read_part(file) as part:
-            needed += file.size - (0 if part is None else bytes_there(part, file))
+            begun[file.name] = 0 if part is None else bytes_there(part, file)
+    return begun
+
+
+def _require_room(folder: Folder, missing: Sequence[RemoteFile], begun: Mapping[str, int]) -> None:
+    needed = sum(file.size - begun[file.name] for file in missing)
     free = folder.free_bytes()
     if needed > free:
         raise DiskFullError(
             f"{folder.path}: {needed:,} bytes are still to be fetched, {free:,} bytes are free.",
-            hint="Free some space or give another --local-dir. What was fetched stays.",
+            hint="Free some space, or download to another directory. What was fetched stays.",
             needed=needed,
             free=free,
         )
 
 
-def _fetched(
-    session: _Session,
-    folder: Folder,
-    wanted: Wanted,
-    missing: Sequence[RemoteFile],
-    settings: DownloadSettings,
-    report: Report,
-) -> list[FetchedFile]:
-    """Fetch files, some pieces at a time."""
-    client, mirrors, patience = session.client, session.mirrors, session.patience
+def _meter(wanted: Wanted, missing: Sequence[RemoteFile], begun: Mapping[str, int], report: Report) -> Meter:
     total = sum(file.size for file in wanted.files)
-    meter = Meter(report, total, total - sum(file.size for file in missing))
+    there = total - sum(file.size - begun[file.name] for file in missing)
+    return Meter(report, total, there, begun)
+
+
+def _fetched(
+    session: _Session, folder: Folder, wanted: Wanted, missing: Sequence[RemoteFile], connections: int, meter: Meter
+) -> list[FetchedFile]:
+    """Fetch files, so many pieces at a time."""
+    client, mirrors, patience = session.client, session.mirrors, session.patience
 
     def halt() -> None:
         patience.stop()
         client.interrupt()
 
-    board = Board(missing, lambda file: Transfer(file, folder, mirrors, patience), halt, 2 * settings.max_workers)
+    board = Board(missing, lambda file: Transfer(file, folder, mirrors, patience), halt, 2 * connections)
     fetcher = Fetcher(client, wanted.listing, mirrors, patience, board, meter)
     pieces = sum(max(1, file.size // PIECE) for file in missing)
-    crew = [
-        threading.Thread(target=_work, args=(board, fetcher), name=f"connection {number}", daemon=True)
-        for number in range(min(settings.max_workers, pieces))
-    ]
     try:
-        for member in crew:
-            member.start()
-        board.join()
-    except BaseException as error:
-        board.fail(error)
-        if isinstance(error, HubError):
-            raise wanted.refused(error) from None
-        raise
+        together(
+            lambda: _work(board, fetcher),
+            min(connections, pieces),
+            halt=lambda: board.fail(Stopped()),
+            halted=lambda: board.error is not None,
+        )
     finally:
-        for member in crew:
-            member.join(_SECONDS_TO_END)
         board.close()
+    if isinstance(board.error, HubError):
+        raise wanted.refused(board.error) from None
+    if board.error is not None:
+        raise board.error
     return [_result(transfer) for transfer in board.finished]
 
 
@@ -269,10 +284,8 @@ def _work(board: Board, fetcher: Fetcher) -> None:
     """What each connection does."""
     try:
         while (claim := board.claim()) is not None:
-            try:
+            with suppress(Superseded), writing(claim[0].path):
                 fetcher.fetch(*claim)
-            except Superseded:
-                continue
     except Stopped:
         return
     except BaseException as error:

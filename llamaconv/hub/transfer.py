@@ -28,6 +28,7 @@ class Transfer:
 
     Attributes:
         file: The same.
+        path: Where it will be.
         part: Its bytes so far.
         resumed: How many of them an earlier run had left.
         fetched: How many have arrived in this run, thrown away ones included.
@@ -39,6 +40,7 @@ class Transfer:
 
     def __init__(self, file: RemoteFile, folder: Folder, mirrors: Mirrors, patience: Patience) -> None:
         self.file = file
+        self.path = folder.path / file.name
         self.part = Part(folder.open_part(file), file)
         self.resumed = self.part.done
         self.fetched = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llamaconv.errors import HubError, IntegrityError, NetworkError, UsageError
@@ -87,14 +87,16 @@ def from_hub(
     except HubError as error:
         raise wanted.refused(error) if wanted else error from None
     if pinned:
-        if faults := differences(pinned.listing, listing):
+        names = {file.name for file in pinned.listing}  # the others were not chosen then
+        offered = replace(listing, files=tuple(file for file in listing if file.name in names))
+        if faults := differences(pinned.listing, offered):
             raise IntegrityError(
                 f"{settings.lock}: not what {repository} has at {commit}:\n" + "\n".join(faults),
                 hint="One of them was changed. Without --locked the lock file is written anew.",
                 file=str(settings.lock),
             )
         assert wanted is not None
-        return wanted
+        return replace(wanted, listing=listing)
     return Wanted.chosen(revision, listing, settings)
 
 

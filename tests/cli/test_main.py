@@ -13,13 +13,24 @@ import llamaconv
 from llamaconv.cli import app, main
 from tests.cli.processes import command_line, environment, run
 
-HEAVY = ("torch", "numpy", "rich", "transformers", "safetensors", "huggingface_hub", "numba")
-COMMANDS = ["inspect", "convert", "quantize", "evaluate", "demo"]
+HEAVY = (
+    "torch",
+    "numpy",
+    "rich",
+    "transformers",
+    "safetensors",
+    "huggingface_hub",
+    "numba",
+    "httpx2",
+    "pydantic",
+    "platformdirs",
+)
+COMMANDS = ["download", "inspect", "convert", "quantize", "evaluate", "demo"]
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)])
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
-    """Help and version are answered without torch, numpy, rich or transformers; how fast is printed."""
+    """Help and version are answered without torch, numpy, rich, transformers or an HTTP client; how fast is printed."""
     script = (
         "import sys; from llamaconv.cli import main; code = main(sys.argv[1:]);"
         f"print('loaded:', [name for name in {HEAVY} if name in sys.modules]); sys.exit(code)"

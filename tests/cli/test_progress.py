@@ -6,6 +6,7 @@ import re
 import select
 import subprocess
 from itertools import pairwise
+from threading import Thread
 
 import pytest
 from hypothesis import given
@@ -38,6 +39,21 @@ def test_a_log_gets_a_line_now_and_then() -> None:
     ]
 
 
+def test_a_log_has_no_lines_for_parts() -> None:
+    """The whole counts what they do."""
+    clock, lines = Clock(), list[str]()
+    report = Lines(lines.append, clock)
+    for done in range(3):
+        report(Progress("model.safetensors", done, 4, "bytes", within="downloading"))
+        report(Progress("downloading", done, 8, "bytes"))
+        clock.now += 10
+    assert lines == [
+        "downloading: 0 bytes of 8 bytes",
+        "downloading: 1 bytes of 8 bytes, 0.1 bytes/s, 1:10 left",
+        "downloading: 2 bytes of 8 bytes, 0.1 bytes/s, 1:00 left",
+    ]
+
+
 @given(st.lists(st.floats(0, 15), max_size=50))
 def test_lines_are_ten_seconds_apart(pauses: list[float]) -> None:
     """Whatever the pace of the reports, and whatever tasks they are of."""
@@ -47,6 +63,18 @@ def test_lines_are_ten_seconds_apart(pauses: list[float]) -> None:
         report(Progress(f"task {place % 3}", place, 50, "blocks"))
         clock.now += pause
     assert all(later - earlier >= 10 for earlier, later in pairwise(times))
+
+
+def test_lines_from_many_threads_do_not_crowd() -> None:
+    """Whoever comes first writes; nobody writes again within ten seconds."""
+    lines: list[str] = []
+    report = Lines(lines.append, Clock())
+    threads = [Thread(target=report, args=(Progress(f"task {number}", 0, 1, "blocks"),)) for number in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(lines) == 1
 
 
 @pytest.mark.parametrize(
@@ -93,6 +121,18 @@ def test_pace_is_measured_from_where_a_task_began() -> None:
     assert stopwatch.measure(Progress("t", 0, 10, "blocks")) == Pace()
     clock.now += 1
     assert stopwatch.measure(Progress("t", 1, 10, "blocks")) == Pace(1, 9)
+
+
+def test_parts_have_a_pace_of_their_own() -> None:
+    """A part is not mistaken for a task, or for a part of another one, that has the same name."""
+    clock = Clock()
+    stopwatch = Stopwatch(clock)
+    for within in ("", "one", "other"):
+        stopwatch.measure(Progress("t", 0, 10, "bytes", within=within))
+    clock.now += 1
+    assert stopwatch.measure(Progress("t", 5, 10, "bytes", within="one")) == Pace(5, 1)
+    assert not stopwatch.restarted(Progress("t", 1, 10, "bytes", within="other"))
+    assert not stopwatch.restarted(Progress("t", 1, 10, "bytes"))
 
 
 def test_quiet_is_silent() -> None:

@@ -53,12 +53,16 @@ class Proxy:
 
 
 @contextmanager
-def http_proxy(user: str | None = None, password: str | None = None) -> Iterator[Proxy]:
-    """proxy.py: forwards plain HTTP, tunnels with CONNECT, and asks for basic authentication where there is a user."""
+def http_proxy(user: str | None = None, password: str | None = None, *, port: int = 0) -> Iterator[Proxy]:
+    """proxy.py: forwards plain HTTP, tunnels with CONNECT, and asks for basic authentication where there is a user.
+
+    It listens at ``port``, 0 for any.
+    """
     with tempfile.TemporaryDirectory() as folder:
         log, ports = Path(folder, "log"), Path(folder, "port")
-        command = [sys.executable, "-m", "proxy", "--hostname", "127.0.0.1", "--port", "0", "--port-file", str(ports)]
-        command += ["--num-workers", "1", "--num-acceptors", "1", "--log-file", str(log), "--data-dir", folder]
+        command = [sys.executable, "-m", "proxy", "--hostname", "127.0.0.1", "--port", str(port)]
+        command += ["--port-file", str(ports), "--log-file", str(log), "--data-dir", folder]
+        command += ["--num-workers", "1", "--num-acceptors", "1"]
         if user is not None:
             command += ["--basic-auth", f"{user}:{password}"]
         with _running(command, Path(folder, "output"), lambda: ports.exists() and ports.read_text().endswith("\n")):
@@ -68,10 +72,13 @@ def http_proxy(user: str | None = None, password: str | None = None) -> Iterator
 
 
 @contextmanager
-def socks5_proxy(user: str | None = None, password: str | None = None) -> Iterator[Proxy]:
-    """pproxy: SOCKS 5, with the user and password of RFC 1929 where there is a user."""
+def socks5_proxy(user: str | None = None, password: str | None = None, *, port: int = 0) -> Iterator[Proxy]:
+    """pproxy: SOCKS 5, with the user and password of RFC 1929 where there is a user.
+
+    It listens at ``port``, 0 for any.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        log, port = Path(folder, "log"), _free_port()
+        log, port = Path(folder, "log"), port or _free_port()
         login = "" if user is None else f"#{user}:{password}"
         # It remembers for a while who has logged in from where; not here.
         command = [sys.executable, "-u", "-m", "pproxy", "-v", "--auth", "0", "-l", f"socks5://127.0.0.1:{port}{login}"]

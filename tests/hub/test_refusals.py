@@ -33,7 +33,7 @@ TABLE = [
         "Check the name; a private one needs a token, in HF_TOKEN or --token.",
     ),
     (
-        refused(401),
+        refused(401, None, "Invalid username or password."),
         "hub.example:8443 has no repository org/name, or it is private.",
         "Check the name; a private one needs a token, in HF_TOKEN or --token.",
     ),

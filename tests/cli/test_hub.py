@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import constants
+
+from llamaconv.cli import main
+from llamaconv.cli.hub import cached, source
+from llamaconv.demo.hub import Hub
+from llamaconv.errors import UsageError
+from llamaconv.hub.reference import Reference
+from tests.cli.models import MODEL, write_tokens
+
+
+@pytest.fixture
+def cache(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The cache of commands that ask ``hub``; the tests' own environment may be offline."""
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants.ENDPOINT)
+    monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.endpoint + template)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("LLAMACONV_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("hf://org/name", Reference("org/name")),
+        ("hf://org/name@v1.0", Reference("org/name", "v1.0")),
+        ("hf://name", Reference("name")),
+        ("org/name", Path("org/name")),
+        ("org/name@v1", Path("org/name@v1")),
+        ("hf:/org/name", Path("hf:/org/name")),
+        ("./hf://org/name", Path("hf:/org/name")),
+        ("https://huggingface.co/org/name", Path("https:/huggingface.co/org/name")),
+    ],
+)
+def test_a_source_is_a_path_unless_it_says_otherwise(text: str, meant: Path | Reference) -> None:
+    """Only hf:// makes it a repository of the Hub."""
+    assert source(text) == meant
+
+
+def test_a_reference_that_is_none_is_refused() -> None:
+    """It is not taken for a path."""
+    with pytest.raises(UsageError, match=r"^'a/b/c' cannot be the name of a repository\.$"):
+        source("hf://a/b/c")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["inspect", "model"],
+        ["convert", "model", "out", "--to", "hf"],
+        ["quantize", "model", "out", "--mode", "llm.int8"],
+        ["evaluate", "model"],
+        ["evaluate", "model", "--against", "other"],
+    ],
+)
+def test_a_cache_for_nothing_is_refused(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    """--cache-dir has no effect on paths."""
+    assert main([*arguments, "--cache-dir", "cache"]) == 2
+    assert "Error: Without effect but with an hf:// source: --cache-dir.\n" in capsys.readouterr().err
+
+
+def test_the_environments_cache_may_be_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is set for all commands."""
+    monkeypatch.setenv("LLAMACONV_CACHE_DIR", "cache")
+    assert main(["inspect", str(MODEL), "--json"]) == 0
+
+
+def test_each_revision_has_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In the given cache, or the platform's."""
+    assert cached(Reference("org/name", "a/b"), tmp_path) == tmp_path / "org--name@a%2Fb"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cached(Reference("org/name"), None) == tmp_path / "llamaconv" / "org--name@main"
+
+
+def answered(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    """The result of a command that succeeds."""
+    code, streams = main([*arguments, "--json", "-q"]), capsys.readouterr()
+    assert code == 0, streams.err
+    answer = json.loads(streams.out)
+    assert isinstance(answer, dict)
+    return answer
+
+
+def test_a_repository_is_downloaded_and_then_read(hub: Hub, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its files come from the Hub once; afterwards the commands do what they do with a path."""
+    expected = answered(capsys, "inspect", str(MODEL))
+    for _ in range(2):
+        assert answered(capsys, "inspect", "hf://org/tiny@v1") == {**expected, "path": str(cache / "org--tiny@v1")}
+    fetched = [request.path for request in hub.log if request.path.endswith("model.safetensors")]
+    assert len(fetched) == len(set(fetched)) == 2  # the Hub's redirect, and the storage
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [
+        (["convert", "hf://org/tiny", "OUT", "--to", "litgpt", "--dry-run"], "steps"),
+        (["quantize", "hf://org/tiny", "OUT", "--mode", "llm.int8", "--dry-run"], "steps"),
+        (["evaluate", "hf://org/tiny", "--against", "hf://org/tiny@v1", "--text", "TOKENS"], "kl"),
+    ],
+)
+def test_other_commands_take_repositories_too(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], key: str
+) -> None:
+    """convert and quantize as SRC, evaluate as MODEL and as reference; a dry run downloads, and writes nothing else."""
+    places = {"OUT": str(tmp_path / "out"), "TOKENS": str(write_tokens(tmp_path / "tokens.npy"))}
+    assert key in answered(capsys, *(places.get(argument, argument) for argument in arguments))
+    assert (cache / "org--tiny@main" / "model.safetensors").read_bytes() == (MODEL / "model.safetensors").read_bytes()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("cache")
+def test_what_the_hub_does_not_have_ends_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """With the exit code of a refusal, before anything else is done."""
+    assert main(["inspect", "hf://org/none"]) == 4
+    streams = capsys.readouterr()
+    assert streams.out == ""
+    assert "org/none" in streams.err
