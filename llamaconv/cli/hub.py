@@ -46,21 +46,27 @@ def require_hub_source(*places: Source | None) -> None:
         refuse("Without effect but with an hf:// source: --cache-dir.")
 
 
-def fetched(place: Source, cache_dir: Path | None, screen: Screen) -> Path:
+def fetched(
+    place: Source, cache_dir: Path | None, screen: Screen, out: Path | None = None, overwrite: bool = False
+) -> Path:
     """The path of a source: a repository of the Hub is downloaded into the cache, as far as it is not there.
 
     Args:
         place: A path is returned as it is.
         cache_dir: The cache; None for the platform's.
         screen: Shows the progress.
+        out, overwrite: What the command will write: hours of downloading must not end in finding that in the way.
 
     Raises:
         LlamaconvError: As :func:`llamaconv.tasks.download.download`.
     """
     if isinstance(place, Path):
         return place
+    from llamaconv.sinks.publish import Publication
     from llamaconv.tasks.download import download
 
+    if out is not None:
+        Publication(out, overwrite, 0).require_free()
     directory = cached(place, cache_dir)
     with if_interrupted(kept), screen.progress() as report:
         download(place.repository, directory, DownloadSettings(revision=place.revision), report)

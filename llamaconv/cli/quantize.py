@@ -138,7 +138,7 @@ def command(
         emit(as_json(planned.to_json()) if screen.json else printable(planned.describe()))
         return
     with report_file(report_path) as write_report, if_interrupted(remains(out)):
-        path = fetched(source, cache_dir, screen)
+        path = fetched(source, cache_dir, screen, out, settings["overwrite"])
         with screen.progress() as report:
             result = quantize(path, out, chosen, report).to_json()
         write_report(as_json(result) + "\n")

@@ -11,6 +11,7 @@ from llamaconv.hub.api import collect, list_page, resolve
 from llamaconv.hub.client import Client
 from llamaconv.hub.lockfile import Lock, differences, read_lock
 from llamaconv.hub.names import require_safe
+from llamaconv.hub.reference import DEFAULT_REVISION
 from llamaconv.hub.repository import Listing, RemoteFile
 from llamaconv.hub.result import Skipped
 from llamaconv.hub.retry import Mirrors, Patience, Trials
@@ -19,8 +20,6 @@ from llamaconv.hub.settings import DownloadSettings
 from llamaconv.hub.stored_listing import Stored
 
 __all__ = ["Wanted", "from_hub", "from_store", "locked"]
-
-_MAIN = "main"
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ def from_hub(
         NetworkError: It could not be asked.
     """
     pinned = locked(repository, settings)
-    revision = settings.revision or (pinned.revision if pinned else _MAIN)
+    revision = settings.revision or (pinned.revision if pinned else DEFAULT_REVISION)
     wanted = Wanted.of_lock(pinned) if pinned else None
     try:
         commit = pinned.listing.commit if pinned else _commit(client, mirrors, patience, repository, revision)
@@ -109,7 +108,7 @@ def from_store(stored: Stored | None, repository: str, directory: Path, settings
     """
     if pinned := locked(repository, settings):
         return Wanted.of_lock(pinned)
-    revision = settings.revision or _MAIN
+    revision = settings.revision or DEFAULT_REVISION
     known = stored is not None and stored.listing.repository == repository
     if stored is None or not known or revision not in (stored.revision, stored.listing.commit):
         raise NetworkError(

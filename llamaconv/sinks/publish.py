@@ -58,64 +58,12 @@ class Publication:
         """The working folder: write everything here."""
         return self.out / _INSIDE if self._in_place else _partial_of(self.out)
 
-    def __enter__(self) -> Self:
-        """Check, and take the working folder.
+    def require_free(self) -> None:
+        """Refuse an OUT that is there and may not be replaced. Entering the context asks this too.
 
         Raises:
-            OutputExistsError: OUT, or something in the way of the work, is there already.
-            OutputLockedError: Another process is writing the same output.
-            DiskFullError: Less than ``bytes_needed`` is free.
-            OutputError: It cannot be written there.
+            OutputExistsError: It is.
         """
-        with writing(self.out):
-            self._require_free()
-            self._parents = make_parents(self.out.parent)
-            try:
-                self._lock = claim(self.directory)
-                self._require_free()  # another run may just have published
-                self._clear_stale()
-                self._require_space()
-            except BaseException:
-                self._withdraw()
-                raise
-        return self
-
-    def commit(self, manifest: Mapping[str, object]) -> None:
-        """Write the manifest, make everything durable and publish it.
-
-        Raises:
-            OutputExistsError: Another run published first.
-            DiskFullError, OutputError: The file system refuses; the result stays in ``directory``.
-            ValueError: Outside of the context, or a second time.
-        """
-        if self._lock is None:
-            raise ValueError("nothing to commit: the publication is not open")
-        write_json(self.directory / MANIFEST, manifest)
-        with writing(self.directory):
-            sync_tree(self.directory)
-        try:
-            self._require_free()
-            old = self._publish()
-        except OSError as error:
-            raise OutputError(
-                f"{self.out}: the result cannot be put there: {error.strerror}.",
-                hint=f"It is complete in {self.directory}: move it by hand.",
-                file=str(self.out),
-            ) from error
-        self._lock.remove()
-        self._release()
-        if self._in_place:
-            remove_empty([self.directory])
-        if old is not None:
-            _discard(old)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._withdraw()
-
-    def _require_free(self) -> None:
-        """Refuse an OUT that is there and may not be replaced."""
         out = self.out
         if out.is_symlink():
             fault, hint = (
@@ -141,6 +89,62 @@ class Publication:
         else:
             return
         raise OutputExistsError(f"{out} {fault}.", hint=hint, file=str(out))
+
+    def __enter__(self) -> Self:
+        """Check, and take the working folder.
+
+        Raises:
+            OutputExistsError: OUT, or something in the way of the work, is there already.
+            OutputLockedError: Another process is writing the same output.
+            DiskFullError: Less than ``bytes_needed`` is free.
+            OutputError: It cannot be written there.
+        """
+        with writing(self.out):
+            self.require_free()
+            self._parents = make_parents(self.out.parent)
+            try:
+                self._lock = claim(self.directory)
+                self.require_free()  # another run may just have published
+                self._clear_stale()
+                self._require_space()
+            except BaseException:
+                self._withdraw()
+                raise
+        return self
+
+    def commit(self, manifest: Mapping[str, object]) -> None:
+        """Write the manifest, make everything durable and publish it.
+
+        Raises:
+            OutputExistsError: Another run published first.
+            DiskFullError, OutputError: The file system refuses; the result stays in ``directory``.
+            ValueError: Outside of the context, or a second time.
+        """
+        if self._lock is None:
+            raise ValueError("nothing to commit: the publication is not open")
+        write_json(self.directory / MANIFEST, manifest)
+        with writing(self.directory):
+            sync_tree(self.directory)
+        try:
+            self.require_free()
+            old = self._publish()
+        except OSError as error:
+            raise OutputError(
+                f"{self.out}: the result cannot be put there: {error.strerror}.",
+                hint=f"It is complete in {self.directory}: move it by hand.",
+                file=str(self.out),
+            ) from error
+        self._lock.remove()
+        self._release()
+        if self._in_place:
+            remove_empty([self.directory])
+        if old is not None:
+            _discard(old)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._withdraw()
 
     def _content(self) -> list[str]:
         """The names in OUT that are somebody's."""

@@ -122,3 +122,18 @@ def test_what_the_hub_does_not_have_ends_the_command(capsys: pytest.CaptureFixtu
     streams = capsys.readouterr()
     assert streams.out == ""
     assert "org/none" in streams.err
+
+
+@pytest.mark.parametrize("command", [["convert", "--to", "litgpt"], ["quantize", "--mode", "llm.int8"]])
+def test_an_output_in_the_way_is_found_before_the_download(
+    hub: Hub, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    """Not a request is made for what could not be used."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "theirs").touch()
+    before = len(hub.log)
+    assert main([*command, "hf://org/tiny", str(out)]) == 7
+    assert f"{out} exists and is not empty." in capsys.readouterr().err
+    assert len(hub.log) == before
+    assert not cache.exists()

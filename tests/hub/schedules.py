@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llamaconv.demo.repository import Repository
+from llamaconv.errors import LlamaconvError
 from llamaconv.hub.result import DownloadResult
 from llamaconv.tasks.download import download
 from tests.hub.downloads import contents, impatient
@@ -39,8 +40,8 @@ AMONG = (
 
 _MOST = 4  # faults for a path: with those of the redirect no more than the 8 retries of a file
 _PAGE_SIZE = 4  # entries in a page of the listing, which has two
-_AT_A_TIME = 12
-_TIMEOUT = 1.0
+_AT_A_TIME = 24
+_TIMEOUT = 2.0
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,11 @@ def survive(seed: int, directory: Path) -> Survived:
     target = directory / str(seed)
     schedule = Seeded(seed, most=_MOST, among=AMONG)
     with MisbehavingHub([Repository("org/m", MODEL)], schedule, page_size=_PAGE_SIZE) as hub:
-        result = download("org/m", target, impatient(hub, timeout=_TIMEOUT))
+        try:
+            result = download("org/m", target, impatient(hub, timeout=_TIMEOUT))
+        except LlamaconvError as error:
+            error.add_note(f"The seed is {seed}.")
+            raise
     right = contents(target) == MODEL and not list(target.rglob("*.part"))
     return Survived(seed, result, tuple(hub.played), right)
 

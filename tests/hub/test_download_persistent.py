@@ -24,7 +24,7 @@ BREAK = Fault(Kind.RESET, after=1000)
 NEVER_THERE = [
     (Fault(Kind.RESET), "{host} reset the connection"),
     (Fault(Kind.EARLY_EOF), "{host} closed the connection in mid-body"),
-    (Fault(Kind.STALL, seconds=30), "{host} was silent for 0.3 s"),
+    (Fault(Kind.STALL, seconds=30), "{host} was silent for 0.4 s"),
     (Fault(Kind.REFUSE_CONNECTION), "{host} closed the connection without an answer"),
     (Fault(Kind.STATUS, status=408), "{host} answered 408 (Request Timeout)"),
     (Fault(Kind.STATUS, status=500), "{host} answered 500 (Internal Server Error)"),
@@ -78,15 +78,13 @@ def require_only_right_bytes(directory: Path, bad: str) -> None:
 
 
 @pytest.mark.parametrize("place", [REVISION, TREE])
-@pytest.mark.parametrize(
-    ("fault", "reason"), [*NEVER_THERE, (Fault(Kind.HTML), "what {host} sent is no JSON")]
-)
+@pytest.mark.parametrize(("fault", "reason"), [*NEVER_THERE, (Fault(Kind.HTML), "what {host} sent is no JSON")])
 def test_an_api_that_never_answers(tmp_path: Path, place: str, fault: Fault, reason: str) -> None:
     """After the retries it is told what the last attempt met; the directory is as it was, and the next run is right."""
     misfortune, began = Misfortune(place, [fault]), monotonic()
     with misfortune.hub as hub:
         with pytest.raises(NetworkError) as caught:
-            download("org/m", tmp_path / "m", impatient(hub, retries=2, timeout=0.3))
+            download("org/m", tmp_path / "m", impatient(hub, retries=2, timeout=0.4))
         assert monotonic() - began < 5
         assert str(caught.value) == f"org/m: {reason.format(host=misfortune.host)}; given up after 2 retries."
         assert (caught.value.hint, caught.value.exit_code) == (GO_ON, 5)
@@ -106,7 +104,7 @@ def test_a_file_that_never_comes(tmp_path: Path, place: str, fault: Fault, reaso
     misfortune, began = Misfortune(place, [BREAK, fault]), monotonic()
     with misfortune.hub as hub:
         with pytest.raises(NetworkError) as caught:
-            download("org/m", tmp_path / "m", impatient(hub, retries=2, timeout=0.3))
+            download("org/m", tmp_path / "m", impatient(hub, retries=2, timeout=0.4))
         assert monotonic() - began < 5
         said = reason.format(host=misfortune.host, size=size, page=hub.played[-1].request.sent)
         assert str(caught.value) == f"{name}: {said}; given up after 2 retries."
