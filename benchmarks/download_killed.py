@@ -25,7 +25,7 @@ from common import parser, publish
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # the Hub that kills is one of the tests' helpers
 
-from tests.hub.killing import Killed, kill_and_resume  # noqa: E402
+from tests.hub.killing import Killed, kill_and_resume
 
 MOST_TWICE = 1 << 20
 

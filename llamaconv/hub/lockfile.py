@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Mapping
@@ -12,13 +13,13 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from llamaconv.disk import sync_directory, writing
-from llamaconv.errors import ConfigError, UsageError
+from llamaconv.errors import ConfigError, OutputError, UsageError
 from llamaconv.hub.names import faults
 from llamaconv.hub.reference import Reference
 from llamaconv.hub.repository import Digest, Listing, RemoteFile
 from llamaconv.json_files import config_error, read_object, validated
 
-__all__ = ["Lock", "differences", "read_lock", "write_lock"]
+__all__ = ["Lock", "differences", "read_lock", "require_place", "write_lock"]
 
 _HINT = "Write it anew with --lock, without --locked."
 
@@ -64,6 +65,21 @@ class _Contents(BaseModel):
     revision: str
     commit: Annotated[str, StringConstraints(pattern=r"\A[0-9a-f]{40}\z")]
     files: Mapping[str, _File]
+
+
+def require_place(path: Path) -> None:
+    """Raise before the work what would keep ``write_lock`` from ending it.
+
+    Raises:
+        OutputError: The folder is missing or may not be written, or there is something else in the way.
+    """
+    with writing(path):
+        usable = path.is_file() or not os.path.lexists(path)
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            code = errno.EACCES if path.parent.is_dir() else errno.ENOENT
+            raise OSError(code, os.strerror(code))
+    if not usable:
+        raise OutputError(f"{path}: not a regular file.", hint="Give --lock the name of a file.", file=str(path))
 
 
 def write_lock(path: Path, lock: Lock) -> None:

@@ -16,7 +16,7 @@ from llamaconv.hub.board import Board
 from llamaconv.hub.client import Client
 from llamaconv.hub.fetch import Fetcher
 from llamaconv.hub.folder import Folder, Standing
-from llamaconv.hub.lockfile import Lock, write_lock
+from llamaconv.hub.lockfile import Lock, require_place, write_lock
 from llamaconv.hub.meter import Meter
 from llamaconv.hub.part import PIECE, Superseded, bytes_there
 from llamaconv.hub.repository import RemoteFile
@@ -67,9 +67,12 @@ def download(repository: str, directory: Path, settings: DownloadSettings, repor
         DiskFullError: There is no space for what is missing.
     """
     began = perf_counter()
+    lock = None if settings.locked else settings.lock
     with _session(settings) as session:
         wanted = _wanted(session, repository, directory, settings)
         with Folder.open(directory, wait=logger.warning, cancelled=session.patience.check) as folder:
+            if lock is not None:
+                require_place(lock)
             there, missing = _sorted_out(folder, wanted, settings, session.patience, report)
             if not _offline(settings):
                 folder.write_listing(Stored(wanted.revision, wanted.listing, tuple(file.name for file in wanted.files)))
@@ -81,9 +84,8 @@ def download(repository: str, directory: Path, settings: DownloadSettings, repor
             fetched = _fetched(session, folder, wanted, missing, settings.max_workers, meter)
             folder.sweep({file.name for file in wanted.listing})
     files = {one.file.name: one for one in (*there, *fetched)}
-    if settings.lock is not None and not settings.locked:
-        listing = replace(wanted.listing, files=wanted.files)
-        write_lock(settings.lock, Lock(wanted.revision, listing))
+    if lock is not None:
+        write_lock(lock, Lock(wanted.revision, replace(wanted.listing, files=wanted.files)))
     return DownloadResult(
         repository,
         wanted.revision,
@@ -94,7 +96,7 @@ def download(repository: str, directory: Path, settings: DownloadSettings, repor
         session.patience.used,
         session.patience.mismatches,
         perf_counter() - began,
-        None if settings.locked else settings.lock,
+        lock,
     )
 
 

@@ -40,7 +40,7 @@ AMONG = (
 
 _MOST = 4  # faults for a path: with those of the redirect no more than the 8 retries of a file
 _PAGE_SIZE = 4  # entries in a page of the listing, which has two
-_AT_A_TIME = 24
+_AT_A_TIME = 20
 _TIMEOUT = 2.0
 
 

@@ -27,11 +27,7 @@ NEVER_THERE = [
     (Fault(Kind.STALL, seconds=30), "{host} was silent for 0.4 s"),
     (Fault(Kind.REFUSE_CONNECTION), "{host} closed the connection without an answer"),
     (Fault(Kind.STATUS, status=408), "{host} answered 408 (Request Timeout)"),
-    (Fault(Kind.STATUS, status=500), "{host} answered 500 (Internal Server Error)"),
-    (Fault(Kind.STATUS, status=502), "{host} answered 502 (Bad Gateway)"),
     (Fault(Kind.STATUS, status=503), "{host} answered 503 (Service Unavailable)"),
-    (Fault(Kind.STATUS, status=504), "{host} answered 504 (Gateway Timeout)"),
-    (Fault(Kind.RETRY_LATER, status=429, seconds=30), "{host} answered 429 (Too Many Requests)"),
     (Fault(Kind.RETRY_LATER, status=429, seconds=30, as_date=True), "{host} answered 429 (Too Many Requests)"),
     (Fault(Kind.COMPRESSED), "the answer of {host} came compressed though it was not asked for"),
 ]

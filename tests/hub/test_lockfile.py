@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamaconv.errors import ConfigError, OutputError
-from llamaconv.hub.lockfile import Lock, differences, read_lock, write_lock
+from llamaconv.hub.lockfile import Lock, differences, read_lock, require_place, write_lock
 from llamaconv.hub.names import faults
 from llamaconv.hub.repository import Digest, Listing, RemoteFile
 from tests.hub.listings import listing_of, remote_file
@@ -150,3 +150,17 @@ def test_differences_are_a_line_for_each_file() -> None:
         "d.json is new",
     ]
     assert differences(expected, expected) == []
+
+
+def test_a_lock_that_could_not_be_written_is_found_before_the_work(tmp_path: Path) -> None:
+    """A folder that is missing, and something else under the name; a file that is there will be replaced."""
+    require_place(tmp_path / "model.lock")
+    (tmp_path / "old.lock").touch()
+    require_place(tmp_path / "old.lock")
+    with pytest.raises(OutputError) as caught:
+        require_place(tmp_path / "none" / "model.lock")
+    assert str(caught.value) == f"{tmp_path / 'none' / 'model.lock'}: No such file or directory."
+    with pytest.raises(OutputError) as caught:
+        require_place(tmp_path)
+    assert str(caught.value) == f"{tmp_path}: not a regular file."
+    assert caught.value.hint == "Give --lock the name of a file."
