@@ -104,7 +104,8 @@ class Board:
             follower.join(max(until - time.monotonic(), 0.0))
         if not any(follower.is_alive() for follower in self._followers):
             for transfer in self._active:
-                transfer.close()
+                if self._claimed.isdisjoint(transfer.part.pieces):  # a connection that did not end may still write
+                    transfer.close()
 
     def _require_no_error(self) -> None:
         if self.error is not None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from threading import TIMEOUT_MAX, Timer
 from types import TracebackType
 from typing import Self
 
@@ -87,12 +88,21 @@ class Client:
         proxy: URL of the proxy for everything: http, https, socks5 or socks5h (names are resolved at the proxy for
             both); None for those in HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY, "" for none.
         secrets: What no message may show; passwords met here are added.
+        lifetime: Seconds after which it is interrupted, however its servers keep it busy; None for never.
 
     Raises:
         UsageError: The token cannot be one; a proxy's URL cannot be used.
     """
 
-    def __init__(self, *, timeout: float, token: str | None, proxy: str | None, secrets: Secrets) -> None:
+    def __init__(
+        self,
+        *,
+        timeout: float,
+        token: str | None,
+        proxy: str | None,
+        secrets: Secrets,
+        lifetime: float | None = None,
+    ) -> None:
         secrets.add(token)
         if token and not (token.isascii() and token.isprintable() and " " not in token):
             raise UsageError(
@@ -101,6 +111,7 @@ class Client:
         given = proxies_of_environment() if proxy is None else [proxy] if proxy else []
         proxies = [checked_proxy(url, secrets) for url in given]
         self._timeout = timeout
+        self._lifetime = lifetime
         self._authorization = f"Bearer {token}" if token else None
         self._secrets = secrets
         self._sockets = Sockets()
@@ -117,6 +128,11 @@ class Client:
     def __enter__(self) -> Self:
         self._open.enter_context(self._secrets.kept_from_logs())
         self._open.enter_context(self._http)
+        if self._lifetime is not None:
+            end = Timer(min(self._lifetime, TIMEOUT_MAX), self.interrupt)
+            end.daemon = True
+            end.start()
+            self._open.callback(end.cancel)
         return self
 
     def __exit__(

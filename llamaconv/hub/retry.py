@@ -202,7 +202,7 @@ class Trials:
         if failures > self._patience.retries:
             raise self._given_up(fault) from None
         self._rest(failures, fault)
-        seconds = max(self._resting.get(self.endpoint, 0.0) - time.monotonic(), 0.0)
+        seconds = self._seconds_of_rest()
         left = self._patience.left()
         if left is not None and seconds >= left:
             raise self._patience.too_late(f"{self._subject}: {fault.reason}") from None
@@ -219,7 +219,8 @@ class Trials:
         fault = state.outcome.exception()
         if isinstance(fault, HubError):
             self._refused(fault)
-            return 0.0
+            left = self._patience.left()
+            return self._seconds_of_rest() if left is None else min(self._seconds_of_rest(), max(left, 0.0))
         assert isinstance(fault, Hiccup | Flaw)
         return self.failed(fault)
 
@@ -238,6 +239,10 @@ class Trials:
             asked_for = _FIRST_WAIT * 2 ** min(failures - 1, 30) * random.uniform(0.5, 1.0)
         self._resting[self.endpoint] = time.monotonic() + min(asked_for, self._patience.max_wait)
         self._endpoints.append(self._endpoints.pop(0))
+
+    def _seconds_of_rest(self) -> float:
+        """How long the endpoint to ask now is to be left alone."""
+        return max(self._resting.get(self.endpoint, 0.0) - time.monotonic(), 0.0)
 
     def _plan(self, seconds: float) -> str:
         where = f" at {shown_url(self.endpoint)}" if len(self._endpoints) > 1 else ""

@@ -11,7 +11,8 @@ from fnmatch import fnmatchcase
 
 from llamaconv.errors import HubError, UsageError
 from llamaconv.hub.repository import Listing, RemoteFile
-from llamaconv.hub.weight_files import chosen_weights, format_of, is_adapter, is_index, is_training_state
+from llamaconv.hub.weight_files import chosen_weights, format_of, is_adapter, is_index
+from llamaconv.weight_names import is_training_state
 
 __all__ = ["Selection", "select"]
 

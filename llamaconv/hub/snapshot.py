@@ -123,7 +123,9 @@ def _session(settings: DownloadSettings) -> Iterator[_Session]:
     secrets = Secrets(*(secret for secret in (token,) if secret))
     patience = Patience(settings.retries, settings.max_wait, settings.deadline, secrets)
     try:
-        with Client(timeout=settings.timeout, token=token, proxy=settings.proxy, secrets=secrets) as client:
+        with Client(
+            timeout=settings.timeout, token=token, proxy=settings.proxy, secrets=secrets, lifetime=settings.deadline
+        ) as client:
             yield _Session(client, Mirrors(tuple(dict.fromkeys(endpoints))), patience)
     except LlamaconvError as error:  # whatever a server made us quote
         error.message, error.hint = secrets.hide(error.message), error.hint and secrets.hide(error.hint)

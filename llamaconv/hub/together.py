@@ -12,7 +12,7 @@ from queue import Empty, SimpleQueue
 __all__ = ["together"]
 
 _SECONDS_BETWEEN_LOOKS = 0.2
-_SECONDS_TO_END = 5.0
+_SECONDS_TO_END = 2.0
 """For work to notice that it is to end; a connection that is still being made may take longer."""
 
 

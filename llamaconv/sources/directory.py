@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
+from itertools import chain
 from pathlib import Path
 
 from llamaconv.errors import CheckpointError
 from llamaconv.sources.base import one_per_line
+from llamaconv.weight_names import (
+    LIT_LLAMA,
+    LITGPT,
+    SAFETENSORS,
+    TORCH,
+    is_mistral,
+    is_training_state,
+    meta_ranks,
+    missing_shards,
+)
 
 __all__ = ["Choice", "choose", "listed", "weight_names"]
 
-_HUB_SAFETENSORS = ("model.safetensors.index.json", "model.safetensors")
-_HUB_TORCH = ("pytorch_model.bin.index.json", "pytorch_model.bin")
-_META = re.compile(r"consolidated\.(?P<rank>[0-9]{2}|[1-9][0-9]{2,4})\.pth")
-_LITGPT = "lit_model.pth"
-_LIT_LLAMA = ("lit-llama.pth", "llama-gptq.4bit.pth", "llama-gptq.8bit.pth")
-_MISTRAL = "consolidated*.safetensors"  # the same model again under other names, beside the Hub's files
-_HUB_SHARDS = "pytorch_model-*-of-*.bin"
-_SAFETENSORS = ".safetensors"
-_TORCH = (".bin", ".pth", ".pt")
-_TRAINING_STATE = ("training_args.bin", "optimizer.*", "scheduler.*", "scaler.pt", "rng_state*.pth")
-
-_NUMBERED = re.compile(r"(?P<stem>.*)-(?P<number>[0-9]{1,9})-of-(?P<count>[0-9]{1,9})(?P<suffix>\.[a-z]+)")
-_MOST_SHARDS = 100_000  # a file name alone must not cost memory
+_TORCH_SUFFIXES = (".bin", ".pth", ".pt")
 
 
 @dataclass(frozen=True)
@@ -69,11 +66,8 @@ def choose(directory: Path, prefer: str | None = None) -> Choice:
 
 def weight_names(names: Iterable[str]) -> list[str]:
     """Those of ``names`` that a model's weights may have, not the state of its training."""
-    return [
-        name
-        for name in names
-        if name.endswith((_SAFETENSORS, *_TORCH)) and not any(fnmatchcase(name, state) for state in _TRAINING_STATE)
-    ]
+    suffixes = (SAFETENSORS.suffix, *_TORCH_SUFFIXES)
+    return [name for name in names if name.endswith(suffixes) and not is_training_state(name)]
 
 
 def listed(directory: Path) -> list[str]:
@@ -97,61 +91,59 @@ def _together(directory: Path, names: Sequence[str]) -> Choice | None:
     """All of ``names``, which must be complete where they are numbered."""
     if not names:
         return None
-    _require(directory, _missing_numbers(names))
+    if missing := missing_shards(names):
+        message = one_per_line([f"{directory}: the shard {name!r} is missing." for name in missing])
+        raise CheckpointError(message, hint="The checkpoint is incomplete: download it again.", missing=missing)
     label = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
     return Choice(directory, label, tuple(names))
 
 
 def _of_safetensors(directory: Path, found: Sequence[str]) -> Choice | None:
-    names = [name for name in weight_names(found) if name.endswith(_SAFETENSORS)]
+    names = [name for name in weight_names(found) if name.endswith(SAFETENSORS.suffix)]
     return (
-        _alone(directory, found, _HUB_SAFETENSORS)
-        or _together(directory, [name for name in names if not fnmatchcase(name, _MISTRAL)])
+        _alone(directory, found, (SAFETENSORS.index, SAFETENSORS.single))
+        or _together(directory, [name for name in names if not is_mistral(name)])
         or _together(directory, names)
     )
 
 
 def _of_hub_torch(directory: Path, found: Sequence[str]) -> Choice | None:
-    return _alone(directory, found, _HUB_TORCH)
+    return _alone(directory, found, (TORCH.index, TORCH.single))
 
 
 def _of_hub_shards(directory: Path, found: Sequence[str]) -> Choice | None:
-    return _together(directory, [name for name in found if fnmatchcase(name, _HUB_SHARDS)])
+    return _together(directory, sorted(chain.from_iterable(TORCH.shards(found).values())))
 
 
 def _of_torch(directory: Path, found: Sequence[str]) -> Choice | None:
-    return _together(directory, [name for name in weight_names(found) if name.endswith(_TORCH)])
+    return _together(directory, [name for name in weight_names(found) if name.endswith(_TORCH_SUFFIXES)])
 
 
 def _of_litgpt(directory: Path, found: Sequence[str]) -> Choice | None:
-    return _alone(directory, found, (_LITGPT,))
+    return _alone(directory, found, (LITGPT,))
 
 
 def _of_meta(directory: Path, found: Sequence[str]) -> Choice | None:
-    ranks = {int(match["rank"]): name for name in found if (match := _META.fullmatch(name))}
-    if not ranks:
-        return None
-    count = max(ranks) + 1
-    _require(directory, [f"consolidated.{rank:02}.pth" for rank in range(count) if rank not in ranks])
-    choice = _together(directory, [ranks[rank] for rank in range(count)])
-    prefixes = tuple(f"{rank:02}/" for rank in range(count))
-    return choice and replace(choice, prefixes=prefixes if count > 1 else None)
+    ranks = meta_ranks(found)
+    choice = _together(directory, list(ranks.values()))
+    prefixes = tuple(f"{rank:02}/" for rank in ranks)
+    return choice and replace(choice, prefixes=prefixes if len(ranks) > 1 else None)
 
 
 def _of_lit_llama(directory: Path, found: Sequence[str]) -> Choice | None:
     folders = [directory]
-    if not set(_LIT_LLAMA) & set(found):
+    if not set(LIT_LLAMA) & set(found):
         folders = [
             directory / name
             for name in found
-            if any(os.path.isfile(directory / name / weights) for weights in _LIT_LLAMA)
+            if any(os.path.isfile(directory / name / weights) for weights in LIT_LLAMA)
         ]
     if not folders:
         return None
     if len(folders) > 1:
         names = ", ".join(folder.name for folder in folders)
         raise CheckpointError(f"{directory}: lit-llama's weights are in {names}.", hint="Give one of these folders.")
-    names_there = [name for name in _LIT_LLAMA if os.path.isfile(folders[0] / name)]
+    names_there = [name for name in LIT_LLAMA if os.path.isfile(folders[0] / name)]
     if len(names_there) > 1:
         models = ", ".join(names_there)
         raise CheckpointError(f"{folders[0]}: several models: {models}.", hint="Give one of these files.")
@@ -165,25 +157,6 @@ _OWN = {
     "lit-llama": (_of_lit_llama,),
     "meta": (_of_meta,),
 }
-
-
-def _require(directory: Path, missing: Sequence[str]) -> None:
-    if missing:
-        message = one_per_line([f"{directory}: the shard {name!r} is missing." for name in missing])
-        raise CheckpointError(message, hint="The checkpoint is incomplete: download it again.", missing=list(missing))
-
-
-def _missing_numbers(names: Sequence[str]) -> list[str]:
-    """The shards that the numbering "…-00001-of-00005" of their siblings promises and ``names`` lacks."""
-    present = set(names)
-    matches = (match for name in names if (match := _NUMBERED.fullmatch(name)))
-    series = {(match["stem"], len(match["number"]), match["count"], match["suffix"]) for match in matches}
-    return [
-        sibling
-        for stem, width, count, suffix in sorted(series)
-        for number in range(1, min(int(count), _MOST_SHARDS) + 1)
-        if (sibling := f"{stem}-{number:0{width}}-of-{count}{suffix}") not in present
-    ]
 
 
 def _no_weights(directory: Path, found: Sequence[str]) -> CheckpointError:

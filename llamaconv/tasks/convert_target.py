@@ -29,6 +29,7 @@ from llamaconv.tasks.convert_quantized import from_lit_llama, to_lit_llama
 from llamaconv.tasks.settings import ConvertSettings
 from llamaconv.tasks.source import Source
 from llamaconv.tensors import TensorSpec
+from llamaconv.weight_names import LITGPT, SAFETENSORS, TORCH
 
 __all__ = ["Target", "require_lit_llama", "target_of"]
 
@@ -112,13 +113,13 @@ def _written(steps: Sequence[Step]) -> tuple[TensorSpec, ...]:
 
 
 def _hugging_face_shards(specs: Sequence[TensorSpec], settings: ConvertSettings) -> tuple[Shard, ...]:
-    stem, suffix = ("model", ".safetensors") if settings.format == "safetensors" else ("pytorch_model", ".bin")
-    return shard(specs, settings.max_shard_size or _MAX_SHARD, stem, suffix)
+    form = SAFETENSORS if settings.format == "safetensors" else TORCH
+    return shard(specs, settings.max_shard_size or _MAX_SHARD, form.stem, form.suffix)
 
 
 def _shards(layout: Layout, size: str, specs: tuple[TensorSpec, ...]) -> tuple[Shard, ...]:
     if layout.name == "litgpt":
-        return (Shard("lit_model.pth", specs),)
+        return (Shard(LITGPT, specs),)
     if layout.name == "lit-llama":
         return (Shard(f"{size}/lit-llama.pth", specs),)
     prefixes = [f"{rank:02d}/" for rank in range(layout.ranks)] if layout.ranks > 1 else [""]

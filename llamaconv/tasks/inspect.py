@@ -24,10 +24,11 @@ from llamaconv.tasks.quantization_facts import Quantization, describe_quantizati
 from llamaconv.tasks.source import Source
 from llamaconv.tasks.source_native import open_native, rank_count
 from llamaconv.tensors import TensorSpec
+from llamaconv.weight_names import SAFETENSORS, TORCH
 
 __all__ = ["Inspection", "Shard", "inspect"]
 
-_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+_INDEXES = (SAFETENSORS.index, TORCH.index)
 _DIMENSIONS = (
     "layers",
     "hidden_size",

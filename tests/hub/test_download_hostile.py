@@ -1,233 +1,25 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
-import stat
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
 from llamaconv.demo.answers import Answer, Part, Request, json_answer
 from llamaconv.demo.hub import Hub
-from llamaconv.demo.repository import Repository
-from llamaconv.errors import DiskFullError, HubError, IntegrityError, LlamaconvError, NetworkError, OutputError
-from llamaconv.hub.repository import Digest, Listing, RemoteFile
-from llamaconv.hub.stored_listing import Stored
+from llamaconv.errors import IntegrityError, NetworkError
 from llamaconv.tasks.download import download
-from tests.hub.downloads import FILES, contents, impatient, repository
+from tests.hub.downloads import FILES, contents, impatient
+from tests.hub.hostile import Answering, Endless, failure, host, outside_of
 from tests.hub.scripted import listening
-
-NOTHING_WRITTEN = "Nothing was written: such names are a fault of the repository or of the server, or an attack."
 
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """Where downloads go; beside it lies what is not theirs."""
-    (tmp_path / "outside/folder").mkdir(parents=True)
-    (tmp_path / "outside/file").write_bytes(b"not yours")
-    return tmp_path / "m"
-
-
-def state(root: Path) -> dict[str, tuple[object, ...]]:
-    """All there is below a directory: kinds, contents and times."""
-    return {str(path.relative_to(root)): _state(path) for path in (root, *root.rglob("*"))}
-
-
-def _state(path: Path) -> tuple[object, ...]:
-    found = path.lstat()
-    if stat.S_ISLNK(found.st_mode):
-        return "link", os.readlink(path)
-    content = path.read_bytes() if stat.S_ISREG(found.st_mode) else b""
-    return stat.S_IFMT(found.st_mode), content, found.st_mtime_ns
-
-
-def failure(hub: Hub, directory: Path, **settings: Any) -> LlamaconvError:
-    """What a download fails with; nothing beside the directory is touched by it."""
-    before = state(directory.parent / "outside")
-    with pytest.raises(LlamaconvError) as caught:
-        download("org/m", directory, impatient(hub, **{"retries": 1, **settings}))
-    assert state(directory.parent / "outside") == before
-    assert [path.name for path in directory.parent.iterdir() if path.name not in ("outside", "m")] == []
-    return caught.value
-
-
-def host(origin: str) -> str:
-    return urlsplit(origin).netloc
-
-
-class Answering(Hub):
-    """Gives ``answer`` wherever that is not None, and else what it would."""
-
-    def __init__(self, instead: Callable[[Hub, Request], Answer | None]) -> None:
-        super().__init__([repository()])
-        self._instead = instead
-
-    def answer(self, request: Request) -> Answer:
-        return self._instead(self, request) or super().answer(request)
-
-
-@dataclass(frozen=True)
-class Endless:
-    """The same bytes, again and again, at some distance, until the client goes."""
-
-    data: bytes
-    pause: float = 0.0
-
-    def send(self, connection: socket.socket) -> Iterator[int]:
-        connection.settimeout(5.0)
-        while True:
-            connection.sendall(self.data)
-            yield len(self.data)
-            time.sleep(self.pause)
-
-
-@pytest.mark.parametrize(
-    ("name", "fault"),
-    [
-        ("../outside/evil.json", "'../outside/evil.json' has '..' in it"),
-        ("a/../../outside/evil.json", "'a/../../outside/evil.json' has '..' in it"),
-        ("..", "'..' has '..' in it"),
-        ("/etc/evil.json", "'/etc/evil.json' is absolute"),
-        ("C:evil.json", "'C:evil.json' names a drive"),
-        ("c:/evil.json", "'c:/evil.json' names a drive"),
-        ("..\\outside\\evil.json", r"'..\\outside\\evil.json' holds a backslash"),
-        ("evil\0.json", r"'evil\x00.json' holds a NUL"),
-        ("evil\x1b[2J.json", r"'evil\x1b[2J.json' holds a control character"),
-        ("evil\n.json", r"'evil\n.json' holds a control character"),
-        ("a//evil.json", "'a//evil.json' has an empty part"),
-        ("a/", "'a/' has an empty part"),
-        ("./evil.json", "'./evil.json' has a part '.'"),
-        ("", "'' is empty"),
-        ("e" * 256, f"'{'e' * 256}' has a part longer than 255 bytes"),
-        (".cache/llamaconv/listing.json", "'.cache/llamaconv/listing.json' is ours"),
-        (".CACHE/LlamaConv/done/config.json.json", "'.CACHE/LlamaConv/done/config.json.json' is ours"),
-        (".cache", "'.cache' is ours"),
-        (".git/hooks/post-checkout", "'.git/hooks/post-checkout' is git's"),
-        ("a/.Git/config", "'a/.Git/config' is git's"),
-        (".g\u200cit/config", r"'.g\u200cit/config' is git's"),
-        ("config.json/evil.json", "'config.json' is a file and a folder"),
-    ],
-)
-def test_names_that_may_not_be_used(directory: Path, name: str, fault: str) -> None:
-    """A listing with one is refused as a whole, whatever was wanted: no file is asked for, no directory made."""
-    with Hub([Repository("org/m", {**FILES, name: b"{}"})]) as hub:
-        for files in ((), ("tokenizer.json",)):
-            error = failure(hub, directory, files=files)
-            assert isinstance(error, HubError)
-            assert error.message.splitlines()[0] == f"org/m: the file name {fault}."
-            assert error.hint == NOTHING_WRITTEN
-        assert not any("/resolve/" in request.path for request in hub.log)
-    assert not directory.exists()
-
-
-class Twisted(Repository):
-    """A commit whose listing has more than its files."""
-
-    def __init__(self, *entries: dict[str, Any]) -> None:
-        super().__init__("org/m", FILES)
-        self._entries = entries
-
-    def tree(self) -> list[dict[str, Any]]:
-        return [*super().tree(), *self._entries]
-
-
-def entry(path: str, /, **changes: Any) -> dict[str, Any]:
-    return {"type": "file", "path": path, "oid": "1" * 40, "size": 3, **changes}
-
-
-@pytest.mark.parametrize("page_size", [1000, 1])
-def test_a_name_that_stands_there_twice(directory: Path, page_size: int) -> None:
-    """On one page or on two, nobody could say which of the two files is meant."""
-    with Hub([Twisted(entry("config.json"))], page_size=page_size) as hub:
-        error = failure(hub, directory)
-    assert (error.exit_code, error.message) == (4, "The listing of org/m names config.json twice.")
-    assert not directory.exists()
-
-
-@pytest.mark.parametrize(
-    ("twisted", "fault"),
-    [
-        (entry("x.json", size=10**400), "0.size: Input should be less than 9223372036854775808"),
-        (entry("x.json", size=-1), "3.size: Input should be greater than or equal to 0"),
-        (entry("x.json", size="3"), "3.size: Input should be a valid integer"),
-        (entry("x.json", oid="../../x"), "3.oid: String should match pattern '^[0-9a-f]{40}$'"),
-        (entry("x.json", lfs={"oid": "x", "size": 3}), "3.lfs.oid: String should match pattern '^[0-9a-f]{64}$'"),
-        (entry("x.json", path=["x"]), "3.path: Input should be a valid string"),
-    ],
-)
-def test_entries_that_make_no_sense(directory: Path, twisted: dict[str, Any], fault: str) -> None:
-    """The refusal says which, and that the endpoint may be no Hub."""
-    with Hub([Twisted(twisted)]) as hub:
-        error = failure(hub, directory)
-        assert error.exit_code == 4
-        assert error.message == f"What {host(hub.endpoint)} says of org/m cannot be understood ({fault})."
-        assert error.hint == "Check --endpoint: it may not be a Hub."
-    assert not directory.exists()
-
-
-def test_a_file_larger_than_any_disk(directory: Path) -> None:
-    """A promised size that nobody has room for ends the download before the first byte."""
-    with Hub([Twisted(entry("huge.json", size=2**62))]) as hub:
-        error = failure(hub, directory)
-        assert isinstance(error, DiskFullError)
-        assert f"{2**62 + sum(map(len, FILES.values())):,} bytes are still to be fetched" in error.message
-        assert not any("/resolve/" in request.path for request in hub.log)
-
-
-@pytest.mark.parametrize(
-    ("link", "target"),
-    [
-        ("sub", "../outside/folder"),
-        ("sub", "../outside/missing"),
-        ("sub/deep", "../../outside/folder"),
-        ("model.safetensors", "../outside/file"),
-        ("model.safetensors", "../outside/missing"),
-        ("model.safetensors", "config.json"),
-        (".cache", "../outside/folder"),
-        (".cache/llamaconv", "../../outside/folder"),
-        (".cache/llamaconv/parts", "../../../outside/folder"),
-        (".cache/llamaconv/parts/model.safetensors.part", "../../../../outside/file"),
-        (".cache/llamaconv/parts/sub", "../../../../outside/folder"),
-        (".cache/llamaconv/done", "../../../outside/folder"),
-        (".cache/llamaconv/lock", "../../../outside/file"),
-        (".cache/llamaconv/.gitignore", "../../../outside/missing"),
-    ],
-)
-def test_links_in_the_way(directory: Path, link: str, target: str) -> None:
-    """Whatever a symbolic link stands for, it is named, stays, and leads nobody out; without it all goes well."""
-    nested = Repository("org/m", {**FILES, "sub/deep/more.json": b"{}"})
-    planted = directory / link
-    planted.parent.mkdir(parents=True)
-    planted.symlink_to(target)
-    with Hub([nested]) as hub:
-        error = failure(hub, directory, include=("*",))
-        assert isinstance(error, OutputError)
-        assert error.message == f"{planted} is a symbolic link: nothing is written through it."
-        assert error.hint == "Remove it, or choose another directory."
-        assert os.readlink(planted) == target
-        planted.unlink()
-        download("org/m", directory, impatient(hub, include=("*",)))
-    assert contents(directory) == {**FILES, "sub/deep/more.json": b"{}"}
-
-
-def test_notes_that_lead_out(directory: Path) -> None:
-    """What an earlier download is said to have listed is no way out either."""
-    with Hub([repository()]) as hub:
-        download("org/m", directory, impatient(hub))
-        evil = RemoteFile("../outside/file", 9, Digest("git-sha1", "1" * 40))
-        commit = repository().commit
-        listing = Listing("org/m", commit, (evil,))
-        notes = directory / ".cache/llamaconv/listing.json"
-        notes.write_bytes(Stored("main", listing, (evil.name,)).to_json())
-        error = failure(hub, directory, offline=True, files=(evil.name,))
-    assert isinstance(error, OutputError)
-    assert error.message == "'../outside/file' is no name of a file below the directory."
+    return outside_of(tmp_path)
 
 
 def test_a_body_without_end(directory: Path) -> None:
@@ -268,7 +60,6 @@ def test_redirects_in_a_circle(directory: Path) -> None:
         ("ftp://127.0.0.1/x", "redirects to an address that is neither http nor https."),
         ("javascript:alert(1)", "redirects to an address that is neither http nor https."),
         ("http://[::1/x", "redirects to an address that is no URL."),
-        ("http://127.0.0.1:99999/x", "redirects to an address that is no URL."),
     ],
 )
 def test_redirects_that_are_not_followed(directory: Path, location: str, fault: str) -> None:
@@ -344,7 +135,7 @@ def test_json_that_is_none(directory: Path, body: bytes) -> None:
     assert not directory.exists()
 
 
-@pytest.mark.parametrize("value", ["abc", "-5", "1e3", "0x10", "5, 6", "+5", " "])
+@pytest.mark.parametrize("value", ["abc", "-5", "1e3", "0x10", "5, 6", "+5", " ", "9" * 30])
 def test_lengths_that_are_none(directory: Path, value: str) -> None:
     """An answer whose Content-Length is no number is none."""
 
@@ -360,7 +151,7 @@ def test_lengths_that_are_none(directory: Path, value: str) -> None:
     assert "model.safetensors" not in contents(directory)
 
 
-@pytest.mark.parametrize("length", [300_008, 10**17, 10**30])
+@pytest.mark.parametrize("length", [300_008, 10**17])
 def test_lengths_beyond_the_promise(directory: Path, length: int) -> None:
     """A body that is announced as longer than the file is refused before a byte of it is read."""
 

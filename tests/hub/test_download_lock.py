@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from llamaconv.demo.repository import Repository
 from llamaconv.errors import HubError, IntegrityError, LlamaconvError, NetworkError, UsageError
 from llamaconv.hub.result import DownloadResult
 from llamaconv.tasks.download import download
-from tests.hub.downloads import FILES, contents, fetches, impatient, repository
+from tests.hub.downloads import FILES, contents, fetches, impatient, repository, run
 from tests.hub.misbehaving import Fault, Kind, Listed, MisbehavingHub
 
 WEIGHTS = "model.safetensors"
@@ -48,14 +47,6 @@ def lock(tmp_path: Path) -> Path:
     with Hub([repository()]) as hub:
         download("org/m", tmp_path / "first", impatient(hub, lock=path))
     return path
-
-
-def damage(path: Path) -> None:
-    """Flip a bit; size and modification time stay."""
-    before, data = path.stat(), bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 def test_the_lock_file_records_commit_sizes_and_hashes(tmp_path: Path) -> None:
@@ -231,59 +222,6 @@ def test_a_lock_files_own_revision_may_be_repeated(tmp_path: Path, lock: Path, r
     assert contents(tmp_path / "second") == FILES
 
 
-def test_a_file_that_was_changed_is_mended(tmp_path: Path, lock: Path) -> None:
-    """One that was written to, and one that was removed; nothing else is fetched."""
-    there = tmp_path / "first"
-    (there / "config.json").write_bytes(FILES["config.json"].replace(b"llama", b"alpac"))
-    (there / "tokenizer.json").unlink()
-    with Hub([repository()]) as hub:
-        result = locked(hub, there, lock)
-    assert sorted(fetches(hub)) == [("config.json", None), ("tokenizer.json", None)]
-    assert {one.file.name: one.state for one in result.files} == {
-        "config.json": "fetched",
-        WEIGHTS: "there",
-        "tokenizer.json": "fetched",
-    }
-    assert contents(there) == FILES
-
-
-def test_a_file_that_was_only_touched_is_not_fetched(tmp_path: Path, lock: Path) -> None:
-    """Another modification time has it hashed, once, and no more."""
-    there = tmp_path / "first"
-    os.utime(there / WEIGHTS)
-    with Hub([repository()]) as hub:
-        assert {one.state for one in locked(hub, there, lock).files} == {"there"}
-    assert fetches(hub) == []
-
-
-def test_a_damaged_file_is_found_by_verify_alone(tmp_path: Path, lock: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A flipped bit behind the same size and time: without ``verify`` nobody looks, with it that file is fetched."""
-    there = tmp_path / "first"
-    damage(there / WEIGHTS)
-    with Hub([repository()]) as hub:
-        assert {one.state for one in download("org/m", there, impatient(hub)).files} == {"there"}
-        assert fetches(hub) == []
-        assert contents(there) != FILES
-        result = download("org/m", there, impatient(hub, verify=True))
-        assert fetches(hub) == [(WEIGHTS, None)]
-    assert [record.getMessage() for record in caplog.records] == [f"{there / WEIGHTS} is damaged; it is fetched again"]
-    assert [one.state for one in result.files] == ["there", "fetched", "there"]
-    assert contents(there) == FILES
-
-
-def test_what_is_damaged_stays_until_the_right_one_is_there(tmp_path: Path, lock: Path) -> None:
-    """A verification that cannot fetch the file again does not take it away; the next one knows that it is damaged."""
-    there = tmp_path / "first"
-    damage(there / WEIGHTS)
-    damaged = contents(there)
-    with MisbehavingHub([repository()], Listed({WEIGHTS: [Fault(Kind.STATUS, status=503)]})) as hub:
-        with pytest.raises(NetworkError):
-            download("org/m", there, impatient(hub, verify=True, retries=0))
-        assert contents(there) == damaged
-        download("org/m", there, impatient(hub))
-    assert contents(there) == FILES
-
-
 def test_a_download_that_fails_leaves_the_lock_file_alone(tmp_path: Path, lock: Path) -> None:
     """It records what is there, not what was meant to be."""
     before = lock.read_bytes()
@@ -293,3 +231,14 @@ def test_a_download_that_fails_leaves_the_lock_file_alone(tmp_path: Path, lock: 
         assert lock.read_bytes() == before
         download("org/m", tmp_path / "first", impatient(hub, lock=lock))
     assert json.loads(lock.read_text())["commit"] == newer().commit
+
+
+def test_the_command_ends_with_6(tmp_path: Path, lock: Path) -> None:
+    """Where the Hub has other bytes now; with 0 where it has the same."""
+    arguments = ("org/m", "--local-dir", tmp_path / "x", "--lock", lock, "--locked", "-q")
+    with Hub([pretended({**FILES, "config.json": b"{}"})]) as changed, Hub([repository()]) as same:
+        broken, kept = (run(tmp_path, *arguments, "--endpoint", hub.endpoint) for hub in (changed, same))
+    assert broken.returncode == 6
+    assert broken.stderr.splitlines()[0] == f"Error: {lock}: not what org/m has at {repository().commit}:"
+    assert (kept.returncode, kept.stderr) == (0, "")
+    assert contents(tmp_path / "x") == FILES

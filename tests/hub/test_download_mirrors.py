@@ -3,6 +3,8 @@ from __future__ import annotations
 import hashlib
 import re
 import socket
+import time
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -221,3 +223,25 @@ def test_a_listing_goes_on_at_the_mirror(tmp_path: Path) -> None:
         assert [len([one for one in hub.log if "/tree/" in one.path]) for hub in (first, second)] == [1, 3]
     assert result.retries == 1
     assert contents(tmp_path) == FILES
+
+
+def test_a_lock_file_is_reproduced_from_the_mirror_that_still_has_its_commit(tmp_path: Path) -> None:
+    """The Hub has lost it; what counts is the bytes."""
+    lock, newer = tmp_path / "lock.json", Repository("org/m", {**FILES, "config.json": b"{}"})
+    with Hub([newer]) as first, Hub([repository()]) as second:
+        from_both(tmp_path / "one", second, second, lock=lock)
+        from_both(tmp_path / "two", first, second, lock=lock, locked=True)
+    assert contents(tmp_path / "two") == FILES
+
+
+@pytest.mark.parametrize(("deadline", "waited"), [(None, 0.9), (0.4, 0.3)])
+def test_a_refusal_does_not_cut_another_ones_rest_short(tmp_path: Path, deadline: float | None, waited: float) -> None:
+    """The Hub wants to be left alone for a second, the mirror has no such repository: the Hub gets its second."""
+    later = Listed({"/revision/main": [Fault(Kind.RETRY_LATER, status=429, seconds=1)]})
+    with MisbehavingHub([repository()], later) as first, Hub([repository("org/other")]) as second:
+        begun = time.monotonic()
+        with nullcontext() if deadline is None else pytest.raises(NetworkError, match=r"deadline of 0\.4 s is over"):
+            from_both(tmp_path, first, second, max_wait=5.0, deadline=deadline)
+        assert waited < time.monotonic() - begun < waited + 1
+    assert len([request for request in first.log if "/revision/" in request.path]) == (2 if deadline is None else 1)
+    assert contents(tmp_path) == (FILES if deadline is None else {})

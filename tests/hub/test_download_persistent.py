@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 
 import pytest
 
+from llamaconv.demo.answers import Answer, Request
+from llamaconv.demo.hub import Hub
 from llamaconv.errors import IntegrityError, NetworkError
 from llamaconv.hub.result import DownloadResult
 from llamaconv.tasks.download import download
@@ -46,13 +48,13 @@ class Misfortune:
         """That plays them."""
         return (self.hub.storage if self._of_storage else self.hub.endpoint).removeprefix("http://")
 
-    def healed(self, directory: Path) -> DownloadResult:
+    def healed(self, directory: Path, mismatches: int = 0) -> DownloadResult:
         """The result of the next run, after the end of all faults."""
         self._faults.clear()
         self.hub.log.clear()
         result = download("org/m", directory, impatient(self.hub))
         assert contents(directory) == FILES
-        assert (result.retries, result.mismatches) == (0, 0)
+        assert (result.retries, result.mismatches) == (mismatches, mismatches)
         return result
 
     def asked(self, name: str) -> list[tuple[str | None, str | None]]:
@@ -173,6 +175,23 @@ def test_answers_that_are_always_wrong(
         assert states(result, name) == ("resumed" if kept else "fetched", size - kept)
 
 
+@pytest.mark.parametrize("place", [SMALL, LARGE])
+def test_damage_to_what_an_earlier_run_left(tmp_path: Path, place: str) -> None:
+    """A part is continued in good faith, and thrown away when the hash of the whole tells that it was no good."""
+    name = NAMES[place]
+    misfortune = Misfortune(place, [BREAK, Fault(Kind.STATUS)])
+    with misfortune.hub as hub:
+        with pytest.raises(NetworkError):
+            download("org/m", tmp_path / "m", impatient(hub, retries=2))
+        [unfinished] = tmp_path.rglob(f"{name}.part")
+        damaged = bytearray(unfinished.read_bytes())
+        damaged[500] ^= 1
+        unfinished.write_bytes(damaged)
+        result = misfortune.healed(tmp_path / "m", mismatches=1)
+        assert states(result, name) == ("resumed", 2 * len(FILES[name]) - 1000)
+        assert [wanted for wanted, _ in misfortune.asked(name)] == [f"bytes=1000-{len(FILES[name]) - 1}", None]
+
+
 @pytest.mark.parametrize("place", [REVISION, TREE, SMALL, LARGE])
 def test_deadline_against_silence(tmp_path: Path, place: str) -> None:
     """A server that says nothing for ever does not keep the download beyond its deadline."""
@@ -199,6 +218,30 @@ def test_deadline_against_a_long_pause(tmp_path: Path, place: str, subject: str,
             f"The deadline of 20 s is over: {subject}: {misfortune.host} answered 429 (Too Many Requests)."
         )
         misfortune.healed(tmp_path / "m")
+
+
+class Roundabout(Hub):
+    """Redirects each question once more, after a while, as long as the Hub is ``winding``."""
+
+    winding = True
+
+    def answer(self, request: Request) -> Answer:
+        if not self.winding:
+            return super().answer(request)
+        sleep(0.3)
+        return Answer(302, {"Location": f"{request.path}?{request.query}1", "Content-Length": "0"})
+
+
+def test_deadline_against_redirects(tmp_path: Path) -> None:
+    """A server that is never silent for long, and never comes to the point, is left at the deadline too."""
+    began = monotonic()
+    with Roundabout([repository()]) as hub:
+        with pytest.raises(NetworkError, match=r"^The deadline of 0\.5 s is over"):
+            download("org/m", tmp_path / "m", impatient(hub, deadline=0.5))
+        assert 0.5 <= monotonic() - began < 1.5
+        hub.winding = False
+        download("org/m", tmp_path / "m", impatient(hub, deadline=60))
+    assert contents(tmp_path / "m") == FILES
 
 
 def test_deadline_against_a_trickle(tmp_path: Path) -> None:

@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from llamaconv.demo.hub import Hub
-from tests.hub.downloads import FILES, command_line, contents, environment, fetches, repository, wait_until
+from llamaconv.errors import NetworkError
+from llamaconv.tasks.download import download
+from tests.hub.downloads import FILES, command_line, contents, environment, fetches, impatient, repository, wait_until
 from tests.hub.holding import HoldingHub
 from tests.hub.killing import WEIGHTS, left, remote
 
@@ -99,3 +102,38 @@ def test_three_at_once_do_the_work_once(tmp_path: Path, start: Start) -> None:
     assert sorted(nbytes for _, nbytes in outcomes) == [0, 0, fetched]
     assert sorted(fetches(hub)) == [(name, None) for name in FILES]
     assert contents(tmp_path / "there") == FILES
+
+
+def test_waiting_for_another_process_can_be_interrupted(tmp_path: Path, start: Start) -> None:
+    """The one that waits ends at once; the one that works does not notice."""
+    with HoldingHub([repository()], after=HELD) as hub:
+        first = start(hub)
+        hub.wait()
+        second = start(hub)
+        wait_line(second)
+        second.terminate()
+        second.communicate(timeout=3)
+        hub.release()
+        assert outcome(first)[0] == dict.fromkeys(FILES, "fetched")
+    assert second.returncode == 143
+
+
+def test_waiting_for_another_process_ends_with_the_deadline(tmp_path: Path, start: Start) -> None:
+    """It is part of the time that the download may take."""
+    with HoldingHub([repository()], after=HELD) as hub:
+        start(hub)
+        hub.wait()
+        begun = time.monotonic()
+        with pytest.raises(NetworkError) as caught:
+            download("org/m", tmp_path / "there", impatient(hub, deadline=0.5))
+        assert time.monotonic() - begun < 2
+    assert caught.value.message == "The deadline of 0.5 s is over."
+
+
+def test_two_directories_do_not_wait_for_each_other(tmp_path: Path, start: Start) -> None:
+    """The lock is the directory's."""
+    with HoldingHub([repository()], after=HELD) as hub:
+        start(hub)
+        hub.wait()
+        download("org/m", tmp_path / "elsewhere", impatient(hub))
+    assert contents(tmp_path / "elsewhere") == FILES
