@@ -18,7 +18,7 @@ from common import parser, publish
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # the misbehaving Hub is one of the tests' helpers
 
-from llamaconv.hub import part, snapshot
+from llamaconv.hub import part
 from tests.hub.misbehaving import Kind
 from tests.hub.schedules import MODEL, Survived, survive_all
 
@@ -31,7 +31,7 @@ def main() -> None:
     logging.disable(logging.WARNING)  # thousands of retries
     columns, wrong = {}, []
     for name, piece in (("files in one piece", part.PIECE), ("in several", 30_000)):
-        part.PIECE = snapshot.PIECE = piece
+        part.PIECE = piece
         began = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
             survived = list(survive_all(range(chosen.first, chosen.first + chosen.seeds), Path(folder)))

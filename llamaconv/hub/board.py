@@ -134,11 +134,11 @@ class Board:
             self.fail(error)
             return
         with self._changed:
+            transfer.close()  # first: whoever waits for the last file may want to unmount what it lies on
             self._active.remove(transfer)
             self._followers.remove(threading.current_thread())
             self.finished.append(transfer)
             self._changed.notify_all()
-        transfer.close()
 
     def _wake(self) -> None:
         with self._changed:

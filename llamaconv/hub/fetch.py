@@ -107,6 +107,7 @@ class _Errand:
         self._require_length(answer, self._require_range(answer) if answer.status == 206 else self._file.size)
         if answer.status != 206 and headers:  # the whole file instead of a part
             self.piece = self._fetcher.board.start_over(self._transfer, self.piece)
+        self._transfer.last = self._trials.endpoint
         self._part.remember(shown_url(self._trials.endpoint), answer.headers.get("etag"))
 
     def _require_range(self, answer: Answer) -> int:

@@ -29,7 +29,7 @@ from itertools import pairwise
 from llamaconv.disk import write_at
 from llamaconv.hub.repository import RemoteFile
 
-__all__ = ["PIECE", "Part", "Piece", "Superseded", "bytes_there"]
+__all__ = ["PIECE", "Part", "Piece", "Superseded", "bytes_there", "piece_count"]
 
 PIECE = 256 << 20
 """Bytes that one request asks for, about. Files of less than two pieces are not divided."""
@@ -145,7 +145,7 @@ class Part:
             OSError: It cannot be written.
         """
         with self._lock:
-            count = max(1, self.file.size // PIECE) if divided else 1
+            count = piece_count(self.file.size) if divided else 1
             bounds = [self.file.size * number // count for number in range(count + 1)]
             self.pieces = tuple(Piece(begin, end) for begin, end in pairwise(bounds))
             self._validator = ""
@@ -196,6 +196,11 @@ class Part:
         )
         rows = b"".join(_ROW.pack(piece.begin, piece.end, piece.done) for piece in self.pieces)
         write_at(self.descriptor, head + rows, self.file.size)
+
+
+def piece_count(size: int) -> int:
+    """In how many pieces a file of ``size`` bytes is fetched."""
+    return max(1, size // PIECE)
 
 
 def bytes_there(descriptor: int, file: RemoteFile) -> int:

@@ -161,6 +161,12 @@ class Trials:
         """The one to ask now."""
         return self._endpoints[0]
 
+    def blame(self, endpoint: str | None) -> None:
+        """What fails next came from ``endpoint``, whichever was to be asked; None if that is not known."""
+        if endpoint in self._endpoints:
+            place = self._endpoints.index(endpoint)
+            self._endpoints = [*self._endpoints[place:], *self._endpoints[:place]]
+
     def progressed(self) -> None:
         """Bytes arrived that never had: what went wrong before no longer counts."""
         self._failures = 0

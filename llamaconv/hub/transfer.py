@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable
 
+from llamaconv.disk import writing
 from llamaconv.errors import IntegrityError
 from llamaconv.hub.folder import Folder
 from llamaconv.hub.part import Part, Piece
@@ -33,6 +34,7 @@ class Transfer:
         resumed: How many of them an earlier run had left.
         fetched: How many have arrived in this run, thrown away ones included.
         first: The endpoint that its pieces begin with, None for the one that answered last.
+        last: The endpoint that gave bytes of it last.
 
     Raises:
         OutputError: The part cannot be made, or something is in its way.
@@ -41,10 +43,17 @@ class Transfer:
     def __init__(self, file: RemoteFile, folder: Folder, mirrors: Mirrors, patience: Patience) -> None:
         self.file = file
         self.path = folder.path / file.name
-        self.part = Part(folder.open_part(file), file)
+        descriptor = folder.open_part(file)
+        try:
+            with writing(self.path):
+                self.part = Part(descriptor, file)
+        except BaseException:
+            os.close(descriptor)
+            raise
         self.resumed = self.part.done
         self.fetched = 0
         self.first: str | None = None
+        self.last: str | None = None
         self._folder = folder
         self._patience = patience
         self._trials = Trials(patience, file.name, mirrors)
@@ -130,6 +139,7 @@ class Transfer:
             expected=digest.hexdigest,
             found=found,
         )
+        self._trials.blame(self.last)
         try:
             seconds = self._trials.failed(flaw)
         except IntegrityError:

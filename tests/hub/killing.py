@@ -21,7 +21,7 @@ from llamaconv.hub import part as parts
 from llamaconv.hub.repository import Digest, RemoteFile
 from tests.hub.downloads import environment
 
-__all__ = ["WEIGHTS", "Killed", "KillingHub", "kill_and_resume", "left", "remote", "runner"]
+__all__ = ["WEIGHTS", "Killed", "KillingHub", "kill_and_resume", "left", "on_record", "remote", "runner"]
 
 WEIGHTS = "model.safetensors"
 
@@ -192,11 +192,17 @@ def left(directory: Path, file: RemoteFile) -> tuple[parts.Piece, ...]:
     path = directory / ".cache/llamaconv/parts" / f"{file.name}.part"
     if not path.exists():
         return ()
-    descriptor = os.open(path, os.O_RDWR)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        return parts.Part(descriptor, file).pieces
+        found = parts._read(descriptor, file)  # a Part would write to it
     finally:
         os.close(descriptor)
+    return () if found is None else found[0]
+
+
+def on_record(directory: Path, file: RemoteFile) -> int:
+    """Bytes that the part of ``file`` says are there."""
+    return sum(piece.done for piece in left(directory, file))
 
 
 def _compared(earlier: _Run | None, run: _Run, following: _Run) -> Killed:

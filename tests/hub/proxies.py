@@ -12,11 +12,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
-__all__ = ["Proxy", "http_proxy", "socks5_proxy"]
+from llamaconv.demo.hub import Hub
+
+__all__ = ["Proxy", "carried", "http_proxy", "socks5_proxy"]
 
 _PATIENCE = 60.0
+_HOST = "127.0.0.1"
 
 
 @dataclass
@@ -50,6 +53,15 @@ class Proxy:
     def requests_to(self, host: str, port: int) -> int:
         """How many connections its log says it has carried to ``host:port``."""
         return len(re.findall(rf"(?:->|[A-Z]+) {re.escape(host)}:{port}\b", self.log_text()))
+
+
+def carried(proxy: Proxy, hub: Hub, *, seconds: float = 5.0) -> tuple[bool, bool]:
+    """Whether the proxy's log tells of the Hub, and of its storage, within a few seconds."""
+    ports = [urlsplit(origin).port or 0 for origin in (hub.endpoint, hub.storage)]
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not all(proxy.requests_to(_HOST, port) for port in ports):
+        time.sleep(0.02)
+    return proxy.requests_to(_HOST, ports[0]) > 0, proxy.requests_to(_HOST, ports[1]) > 0
 
 
 @contextmanager

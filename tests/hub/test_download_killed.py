@@ -22,7 +22,7 @@ from llamaconv.errors import NetworkError
 from llamaconv.tasks.download import download
 from tests.hub.downloads import FILES, contents, environment, fetches, impatient, repository, wait_until
 from tests.hub.holding import HoldingHub
-from tests.hub.killing import WEIGHTS, kill_and_resume, left, remote, runner
+from tests.hub.killing import WEIGHTS, kill_and_resume, on_record, remote, runner
 from tests.hub.misbehaving import Fault, Kind, Listed, MisbehavingHub
 
 MOST_TWICE = 1 << 20
@@ -45,14 +45,14 @@ def test_an_interrupted_download_ends_at_once_and_goes_on_later(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     """Although the server is silent, it lets go in 3 s and says what to do; doing so fetches the rest only."""
-    there, held, size = tmp_path / "there", 100_000, len(FILES[WEIGHTS])
+    there, held, file = tmp_path / "there", 100_000, remote(repository(), WEIGHTS)
     with HoldingHub([repository()], after=held) as hub:
         command = runner(1 << 30, "org/m", "--local-dir", there, "--endpoint", hub.endpoint, "-q", "--json")
         with subprocess.Popen(
             command, env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         ) as child:
             hub.wait()
-            wait_until(lambda: on_record(there) == held)
+            wait_until(lambda: on_record(there, file) == held and len(contents(there)) == len(FILES) - 1)
             child.send_signal(number)
             begun = time.monotonic()
             out, err = child.communicate(timeout=30)
@@ -62,7 +62,7 @@ def test_an_interrupted_download_ends_at_once_and_goes_on_later(
         assert json.loads(out)["error"]["message"] == said
         assert WEIGHTS not in contents(there)
         again = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, check=True)
-    assert json.loads(again.stdout)["fetched_bytes"] == size - held
+    assert json.loads(again.stdout)["fetched_bytes"] == file.size - held
     assert fetches(hub)[-1] == (WEIGHTS, held)
     assert contents(there) == FILES
 
@@ -141,13 +141,14 @@ def test_a_kill_at_any_line_leaves_only_whole_files(tmp_path: Path) -> None:
 
     Nothing else is left then than what an undisturbed run leaves.
     """
-    with Hub([repository()]) as hub:
+    files = {**FILES, "additional_chat_templates/tool.jinja": b"{{ tools }}"}
+    with Hub([Repository("org/m", files)]) as hub:
         first = random.Random(STEP).randint(1, STEP)
         command = [sys.executable, str(SCRIPT), str(tmp_path), hub.endpoint, str(first), str(STEP)]
         done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     kills = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [kill[2:] for kill in kills] == [[[], sorted(FILES), []]] * len(kills)
+    assert [kill[2:] for kill in kills] == [[[], sorted(files), []]] * len(kills)
     assert {0} < {len(there) for _, there, *_ in kills}
 
 
@@ -196,8 +197,3 @@ def test_a_newer_commit_goes_on_with_what_it_did_not_change(tmp_path: Path) -> N
         download("org/m", tmp_path, impatient(hub))
     assert (WEIGHTS, 100_000) in fetches(hub)
     assert contents(tmp_path) == changed
-
-
-def on_record(directory: Path) -> int:
-    """Bytes of the weights that the part says are there."""
-    return sum(piece.done for piece in left(directory, remote(repository(), WEIGHTS)))

@@ -12,7 +12,7 @@ import pytest
 
 from llamaconv.demo.repository import Repository
 from llamaconv.errors import NetworkError
-from llamaconv.hub import part, snapshot
+from llamaconv.hub import part
 from llamaconv.tasks.download import download
 from tests.hub.downloads import FILES, contents, impatient
 from tests.hub.misbehaving import Fault, Kind, Listed, MisbehavingHub
@@ -27,8 +27,7 @@ WEIGHTS = "storage/org/m/*/model.safetensors"
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten pieces of the weights, four connections for them."""
-    for module in (part, snapshot):
-        monkeypatch.setattr(module, "PIECE", PIECE)
+    monkeypatch.setattr(part, "PIECE", PIECE)
 
 
 def asked(hub: MisbehavingHub) -> list[str | None]:

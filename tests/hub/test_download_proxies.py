@@ -1,13 +1,11 @@
 from __future__ import annotations
 
 import logging
-import ssl
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from subprocess import CompletedProcess
-from typing import Any, Self
 from urllib.parse import urlsplit
 
 import pytest
@@ -17,8 +15,9 @@ from llamaconv.errors import NetworkError
 from llamaconv.tasks.download import download
 from tests.hub.downloads import FILES, contents, impatient, repository, run
 from tests.hub.misbehaving import MisbehavingHub
-from tests.hub.proxies import Proxy, http_proxy, socks5_proxy
+from tests.hub.proxies import Proxy, carried, http_proxy, socks5_proxy
 from tests.hub.scripted import certificate, deaf_port
+from tests.hub.secured import SecuredHub
 
 USER, PASSWORD = "a user", "p@ss/word"
 HOST = "127.0.0.1"
@@ -44,32 +43,6 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
-
-
-class SecuredHub(Hub):
-    """The small Hub and its storage over TLS."""
-
-    def __init__(self, pem: Path, **settings: Any) -> None:
-        super().__init__([repository()], **settings)
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._context.load_cert_chain(pem)
-
-    def __enter__(self) -> Self:
-        super().__enter__()
-        for server in self._servers:
-            # Hands are shaken in the connections' own threads.
-            server.socket = self._context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-        self.endpoint, self.storage = (f"https://{HOST}:{server.server_port}" for server in self._servers)
-        return self
-
-
-def carried(proxy: Proxy, hub: Hub, *, seconds: float = 5.0) -> tuple[bool, bool]:
-    """Whether the proxy's log tells of the Hub, and of its storage, within a few seconds."""
-    ports = [urlsplit(origin).port or 0 for origin in (hub.endpoint, hub.storage)]
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and not all(proxy.requests_to(HOST, port) for port in ports):
-        time.sleep(0.02)
-    return proxy.requests_to(HOST, ports[0]) > 0, proxy.requests_to(HOST, ports[1]) > 0
 
 
 def commanded(hub: Hub, home: Path, *arguments: str, **environment: str) -> CompletedProcess[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llamaconv.hub import part, snapshot
+from llamaconv.hub import part
 from tests.hub.misbehaving import Kind
 from tests.hub.schedules import AMONG, Survived, survive_all
 
@@ -32,8 +32,7 @@ def test_schedules(tmp_path: Path) -> None:
 
 def test_schedules_for_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So it is with files in several pieces, where one that is started over may save others their retries."""
-    for module in (part, snapshot):
-        monkeypatch.setattr(module, "PIECE", 30_000)
+    monkeypatch.setattr(part, "PIECE", 30_000)
     survived = list(survive_all(range(200, 240), tmp_path))
     assert [one.seed for one in survived if not one.right] == []
     for one in survived:

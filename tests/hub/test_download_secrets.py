@@ -38,6 +38,7 @@ SECRETS = {
 # A bug of ours, deep down; with what the HTTP library says of the request as its context.
 _BUG = """
 import sys
+import llamaconv.hub.client
 import llamaconv.hub.{module} as module
 from llamaconv.cli import main
 
@@ -100,7 +101,7 @@ class EchoingHub(Hub):
         return Answer(self._status, headers, [Part(body, 0, len(body))])
 
 
-@pytest.mark.parametrize("arguments", [(), ("-v",), ("--json",), ("--dry-run",), ("-v", "--json", "--verify")])
+@pytest.mark.parametrize("arguments", [(), ("-v", "--json"), ("--dry-run",)])
 def test_a_download_that_succeeds(proxy: Proxy, tmp_path: Path, arguments: tuple[str, ...]) -> None:
     """Token, proxy's password and signatures stand neither in what is printed nor in lock, listing and records."""
     with Hub([repository(gated=True)], token=TOKEN) as hub:
@@ -195,12 +196,9 @@ def test_faults_that_are_told(proxy: Proxy, tmp_path: Path) -> None:
     ("arguments", "variables"),
     [
         (("--token", f"{TOKEN} "), {}),
-        ((), {"HF_TOKEN": f"{TOKEN} x"}),
-        (("--proxy", f"ftp://me:{TOKEN}@host"), {}),
         (("--proxy", f"http://me:{TOKEN}/x@host"), {}),
         ((), {"HTTP_PROXY": f"http://me:{TOKEN}#@host"}),
         (("--endpoint", f"https://me:{TOKEN}@host/?a=b"), {}),
-        (("--endpoint", f"ftp://me:{TOKEN}@host"), {}),
         ((), {"HF_ENDPOINT": f"ftp://me:{TOKEN}@host"}),
         ((f"https://me:{TOKEN}@huggingface.co/org/m",), {}),
         ((f"https://huggingface.co/org/m?token={TOKEN}#/x",), {}),
@@ -228,7 +226,7 @@ def test_what_cannot_be_used_is_not_repeated(
 )
 def test_the_traceback_of_a_bug(proxy: Proxy, tmp_path: Path, module: str, place: str) -> None:
     """It is printed, and neither its lines nor the exceptions that led to it hold a secret."""
-    source = _BUG.format(module=module, place=place).replace("import sys\n", "import sys, llamaconv.hub.client\n")
+    source = _BUG.format(module=module, place=place)
     faults = {
         "connections": [Fault(Kind.RESET, after=0.5)],
         "refusals": [Fault(Kind.STATUS, status=403)],

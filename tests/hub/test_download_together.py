@@ -13,7 +13,7 @@ from llamaconv.errors import NetworkError
 from llamaconv.tasks.download import download
 from tests.hub.downloads import FILES, command_line, contents, environment, fetches, impatient, repository, wait_until
 from tests.hub.holding import HoldingHub
-from tests.hub.killing import WEIGHTS, left, remote
+from tests.hub.killing import WEIGHTS, on_record, remote
 
 HELD = 100_000
 
@@ -48,11 +48,6 @@ def outcome(child: subprocess.Popen[str]) -> tuple[dict[str, str], int]:
     return {file["name"]: file["state"] for file in told["files"]}, told["fetched_bytes"]
 
 
-def recorded(directory: Path) -> int:
-    """Bytes of the weights that the part says are there."""
-    return sum(piece.done for piece in left(directory, remote(repository(), WEIGHTS)))
-
-
 def wait_line(child: subprocess.Popen[str]) -> str:
     """What the process says first."""
     assert child.stderr is not None
@@ -83,9 +78,9 @@ def test_a_killed_process_frees_the_directory(tmp_path: Path, start: Start) -> N
         hub.wait()
         second = start(hub)
         wait_line(second)
-        there = tmp_path / "there"
+        there, file = tmp_path / "there", remote(repository(), WEIGHTS)
         wait_until(lambda: sorted(contents(there)) == ["config.json", "tokenizer.json"])
-        wait_until(lambda: recorded(there) == HELD)
+        wait_until(lambda: on_record(there, file) == HELD)
         first.kill()
         states, fetched = outcome(second)
     assert states == {"config.json": "there", WEIGHTS: "resumed", "tokenizer.json": "there"}

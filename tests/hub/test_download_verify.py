@@ -64,7 +64,9 @@ def test_a_damaged_file_is_found_by_verify_alone(there: Path, caplog: pytest.Log
         assert contents(there) != FILES
         result = download("org/m", there, impatient(hub, verify=True))
         assert fetches(hub) == [(WEIGHTS, None)]
-    assert [record.getMessage() for record in caplog.records] == [f"{there / WEIGHTS} is damaged; it is fetched again"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{there / WEIGHTS} is damaged; it must be fetched again"
+    ]
     assert [one.state for one in result.files] == ["there", "fetched", "there"]
     assert contents(there) == FILES
 
