@@ -118,7 +118,11 @@ def read_lock(path: Path) -> Lock:
     """
     if not os.path.lexists(path):
         raise ConfigError(f"{path} does not exist.", hint=_HINT, file=str(path))
-    _, raw = read_object(path)
+    try:
+        _, raw = read_object(path)
+    except ConfigError as error:
+        error.hint = _HINT
+        raise
     contents = validated(_Contents, raw, path, hint=_HINT)
     try:
         Reference(contents.repository, contents.revision)

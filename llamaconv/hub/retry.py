@@ -255,7 +255,8 @@ class Trials:
         return f"trying again{where} in {seconds:.1f} s"
 
     def _given_up(self, fault: Hiccup | Flaw) -> LlamaconvError:
-        tried = f"given up after {self._patience.retries} retries"
+        retries = self._patience.retries
+        tried = f"given up after {retries} {'retry' if retries == 1 else 'retries'}"
         message = self._patience.secrets.hide(f"{self._subject}: {fault.reason}; {tried}.")
         if isinstance(fault, Flaw):
             return IntegrityError(

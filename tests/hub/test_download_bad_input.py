@@ -212,6 +212,7 @@ def test_a_damaged_lock_file(tmp_path: Path, text: str, message: str) -> None:
         error = failure(hub, tmp_path / "m", lock=lock, locked=True)
         assert hub.log == []
     assert (error.exit_code, error.message.splitlines()[0]) == (3, f"{lock}: {message}")
+    assert error.hint == "Write it anew with --lock, without --locked."
 
 
 def test_a_lock_file_that_is_missing(tmp_path: Path) -> None:

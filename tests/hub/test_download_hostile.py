@@ -33,7 +33,7 @@ def test_a_body_without_end(directory: Path) -> None:
         assert isinstance(error, IntegrityError)
         assert error.message == (
             f"model.safetensors: {host(hub.storage)} sends more than the 300,007 bytes that the Hub promises; "
-            "given up after 1 retries."
+            "given up after 1 retry."
         )
     assert "model.safetensors" not in contents(directory)
     assert sum(path.stat().st_size for path in directory.rglob("*") if path.is_file()) < 2 * 300_007
@@ -48,7 +48,7 @@ def test_redirects_in_a_circle(directory: Path) -> None:
     with Answering(circle) as hub:
         error = failure(hub, directory)
         assert isinstance(error, NetworkError)
-        assert error.message == (f"org/m: {host(hub.endpoint)} redirects more than 10 times; given up after 1 retries.")
+        assert error.message == (f"org/m: {host(hub.endpoint)} redirects more than 10 times; given up after 1 retry.")
         assert len(hub.log) == 2 * 11
     assert not directory.exists()
 
@@ -130,7 +130,7 @@ def test_json_that_is_none(directory: Path, body: bytes) -> None:
     with Answering(broken) as hub:
         error = failure(hub, directory)
         assert isinstance(error, NetworkError)
-        assert error.message == f"org/m: what {host(hub.endpoint)} sent is no JSON; given up after 1 retries."
+        assert error.message == f"org/m: what {host(hub.endpoint)} sent is no JSON; given up after 1 retry."
         assert len(hub.log) == 2
     assert not directory.exists()
 
@@ -146,7 +146,7 @@ def test_lengths_that_are_none(directory: Path, value: str) -> None:
         error = failure(hub, directory)
         assert isinstance(error, NetworkError)
         assert error.message == (
-            f"model.safetensors: {host(hub.storage)} did not answer in HTTP/1.1; given up after 1 retries."
+            f"model.safetensors: {host(hub.storage)} did not answer in HTTP/1.1; given up after 1 retry."
         )
     assert "model.safetensors" not in contents(directory)
 
@@ -164,7 +164,7 @@ def test_lengths_beyond_the_promise(directory: Path, length: int) -> None:
         assert isinstance(error, IntegrityError)
         assert error.message == (
             f"model.safetensors: {host(hub.storage)} announces {length:,} bytes where 300,007 belong; "
-            "given up after 1 retries."
+            "given up after 1 retry."
         )
     assert "model.safetensors" not in contents(directory)
 
@@ -179,7 +179,7 @@ def test_headers_without_measure(directory: Path, headers: dict[str, str]) -> No
     with Answering(long) as hub:
         error = failure(hub, directory)
         assert isinstance(error, NetworkError)
-        assert error.message == f"org/m: {host(hub.endpoint)} did not answer in HTTP/1.1; given up after 1 retries."
+        assert error.message == f"org/m: {host(hub.endpoint)} did not answer in HTTP/1.1; given up after 1 retry."
 
 
 def test_a_server_that_says_nothing(directory: Path) -> None:
@@ -193,7 +193,7 @@ def test_a_server_that_says_nothing(directory: Path) -> None:
         began = time.monotonic()
         error = failure(hub, directory, timeout=0.2)
         assert 0.4 <= time.monotonic() - began < 1.5
-        assert error.message == (f"org/m: {host(hub.endpoint)} was silent for 0.2 s; given up after 1 retries.")
+        assert error.message == (f"org/m: {host(hub.endpoint)} was silent for 0.2 s; given up after 1 retry.")
     assert not directory.exists()
 
 

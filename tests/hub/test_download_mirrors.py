@@ -121,6 +121,20 @@ def test_after_a_wrong_hash_the_mirror_is_asked(tmp_path: Path, caplog: pytest.L
     assert contents(tmp_path) == FILES
 
 
+def test_of_three_mirrors_the_one_with_the_wrong_bytes_is_left(tmp_path: Path) -> None:
+    """Not the one that would have been next when the file began: whoever gave its last bytes is to blame."""
+    flip = Listed({WEIGHTS: [Fault(Kind.FLIP, after=CUT)] * 9})
+    dead = Listed({WEIGHTS: [Fault(Kind.RESET, after=CUT // 2)] * 9})
+    first, second = MisbehavingHub([repository()], dead), MisbehavingHub([repository()], flip)
+    with first, second, Hub([repository()]) as third:
+        endpoints = tuple(hub.endpoint for hub in (first, second, third))
+        result = download("org/m", tmp_path, impatient(first, endpoints=endpoints, max_workers=1))
+        assert (WEIGHTS, None) in fetches(third)
+    assert (len(first.played), len(second.played)) == (1, 1)
+    assert (result.retries, result.mismatches) == (2, 1)
+    assert contents(tmp_path) == FILES
+
+
 def test_two_mirrors_that_both_damage_a_file_are_refused(tmp_path: Path) -> None:
     """Both are asked in turn until the retries are used up; nothing is left under the file's name."""
     hubs = [MisbehavingHub([repository()], Listed({WEIGHTS: [Fault(Kind.FLIP, after=CUT)] * 9})) for _ in range(2)]

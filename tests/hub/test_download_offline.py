@@ -168,3 +168,23 @@ def test_the_plan_needs_no_network(there: Path, silent: str) -> None:
         WEIGHTS: ("missing", 0),
         "tokenizer.json": ("there", len(FILES["tokenizer.json"])),
     }
+
+
+@pytest.mark.parametrize("verify", [False, True])
+def test_not_a_byte_is_written(tmp_path: Path, there: Path, silent: str, verify: bool) -> None:
+    """The directory may lie where nothing can be: no lock is taken, no record renewed, whatever was hashed."""
+    (there / "config.json").touch()  # doubtful
+    (there / "tokenizer.json").write_bytes(FILES["tokenizer.json"].swapcase())
+    before = written(there)
+    with pytest.raises(NetworkError, match=r"of org/m tokenizer\.json is missing"):
+        offline(silent, there, verify=verify)
+    assert written(there) == before
+    with pytest.raises(NetworkError, match="of org/m"):
+        offline(silent, there, verify=verify, files=("README.md",), lock=tmp_path / "model.lock")
+    assert not (tmp_path / "model.lock").exists()
+
+
+def written(directory: Path) -> dict[Path, tuple[int, int]]:
+    """When everything in a directory was last changed, and what it is."""
+    places = [directory, *directory.rglob("*")]
+    return {place: (place.stat().st_mtime_ns, place.stat().st_ino) for place in places}

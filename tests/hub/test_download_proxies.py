@@ -195,7 +195,7 @@ def test_a_socks_proxy_that_hangs_up(tmp_path: Path) -> None:
         error = failure(hub, tmp_path / "m", f"socks5://{HOST}:{proxy.port}")
     assert error.message == (
         f"org/m: the proxy {HOST}:{proxy.port} broke off the SOCKS5 handshake (it may want a user and password); "
-        "given up after 1 retries."
+        "given up after 1 retry."
     )
 
 
@@ -209,12 +209,12 @@ def test_a_dead_proxy(tmp_path: Path) -> None:
         assert child.returncode == 5
         assert child.stderr.splitlines() == [
             f"Note: {fault}trying again in 0.0 s (retry 1 of 1)",
-            f"Error: {fault}given up after 1 retries.",
+            f"Error: {fault}given up after 1 retry.",
             "Hint: Run the same command again: it goes on from the byte where this one ended.",
         ]
         for scheme in ("socks5", "socks5h", "https"):
             error = failure(hub, tmp_path / "m", f"{scheme}://me:hush@{HOST}:{port}")
-            assert error.message == f"{fault}given up after 1 retries."
+            assert error.message == f"{fault}given up after 1 retry."
 
 
 def test_a_proxy_that_dies_and_comes_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
