@@ -24,7 +24,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 help:  ## what there is to make
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
-demo: $(VENV)/demo.stamp  ## inspect, quantize and judge the bundled model; no network once installed, no GPU
+demo: $(VENV)/demo.stamp  ## download, quantize and judge the bundled model; no network once installed, no GPU
 	$(OFFLINE) $(BIN)/llamaconv demo
 
 test: $(VENV)/dev.stamp  ## the tests
@@ -42,8 +42,8 @@ interop: $(AUTO_GPTQ)/stamp $(LITGPT)/stamp $(VENV)/demo.stamp  ## AutoGPTQ 0.7.
 	$(OFFLINE) $(ONE_THREAD) $(AUTO_GPTQ)/bin/python -m pytest -n $(WORKERS) --dist loadfile tests/interop/auto_gptq
 	$(OFFLINE) $(ONE_THREAD) $(LITGPT)/bin/python -m pytest tests/interop/litgpt
 
-bench: $(VENV)/demo.stamp $(LITGPT)/stamp  ## the measurements of benchmarks/, one after the other
-	for name in reproducible quality memory outliers convert_memory convert_speed; do echo "== $$name"; $(OFFLINE) $(BIN)/python benchmarks/$$name.py; done
+bench: $(VENV)/dev.stamp $(LITGPT)/stamp  ## the measurements of benchmarks/, one after the other
+	for name in reproducible quality memory outliers convert_memory convert_speed download_speed download_faults download_killed download_proxies; do echo "== $$name"; $(OFFLINE) $(BIN)/python benchmarks/$$name.py; done
 
 wheel: $(VENV)/dev.stamp  ## dist/: the source archive, and the wheel built from it
 	rm -rf dist

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from urllib.request import getproxies
 
 import httpx2
@@ -106,14 +106,16 @@ def redirected(url: httpx2.URL, location: str | None) -> httpx2.URL:
     return target.copy_with(username=None, password=None) if target.userinfo else target
 
 
-def proxies_of_environment() -> Sequence[str]:
-    """The proxies that the HTTP library takes from the environment."""
+def proxies_of_environment() -> Mapping[str, str]:
+    """The proxies that the HTTP library takes from the environment, by the variable; none if it is to use none."""
     proxies = getproxies()
-    return [proxies[scheme] for scheme in ("http", "https", "all") if proxies.get(scheme)]
+    if "*" in [host.strip() for host in proxies.get("no", "").split(",")]:
+        return {}
+    return {f"{scheme.upper()}_PROXY": proxies[scheme] for scheme in ("http", "https", "all") if proxies.get(scheme)}
 
 
-def checked_proxy(proxy: str, secrets: Secrets) -> str:
-    """A proxy's URL; without a scheme it is that of an HTTP proxy.
+def checked_proxy(proxy: str, secrets: Secrets, place: str) -> str:
+    """A proxy's URL; without a scheme it is that of an HTTP proxy. It was given in ``place``.
 
     Raises:
         UsageError: It is not like ``SCHEME://[user:password@]host[:port]``. The message does not repeat it, since
@@ -129,7 +131,7 @@ def checked_proxy(proxy: str, secrets: Secrets) -> str:
         usable = False
     if not usable:
         raise UsageError(
-            "The proxy's URL cannot be used.",
+            f"The proxy's URL in {place} cannot be used.",
             hint="It must be like http://HOST:PORT, https://, socks5:// or socks5h://, with USER:PASSWORD@ before "
             "HOST if need be, in which /, ?, #, @ and % are percent-encoded.",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,18 +12,23 @@ from http.client import responses
 __all__ = ["Asked", "Hiccup", "retry_after", "shown_status"]
 
 
+_RATE_LIMIT = re.compile(r";\s*r=0\s*;\s*t=([0-9]{1,9})\b")
+
+
 class Hiccup(Exception):
     """Something that another attempt may mend.
 
     Args:
         reason: A phrase that ends a sentence, without a secret in it.
         retry_after: The seconds that the server asks to wait; None if it does not say.
+        limited: Whether it is the number of our requests that the server minds.
     """
 
-    def __init__(self, reason: str, retry_after: float | None = None) -> None:
+    def __init__(self, reason: str, retry_after: float | None = None, *, limited: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
         self.retry_after = retry_after
+        self.limited = limited
 
 
 @dataclass(frozen=True)
@@ -40,10 +46,15 @@ def shown_status(status: int) -> str:
 
 
 def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
-    """The seconds to wait that a Retry-After header asks for (RFC 9110, section 10.2.3).
+    """The seconds to wait that an answer asks for.
 
-    It is a number of seconds or a date; a date in the past is 0, nonsense None.
+    Retry-After (RFC 9110, section 10.2.3) has a number of seconds or a date; a date in the past is 0, nonsense None.
+    The Hub says the same as ``RateLimit: "api";r=0;t=55`` (draft-ietf-httpapi-ratelimit-headers): 0 requests
+    remain in the 55 seconds until the window ends.
     """
+    window = _RATE_LIMIT.search(headers.get("RateLimit", ""))
+    if window is not None:
+        return float(window[1]) + 1.0
     value = headers.get("Retry-After", "").strip()
     if value.isascii() and value.isdecimal():
         return float(value)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from llamaconv.disk import writing
+from llamaconv.errors import OutOfMemoryError
 from llamaconv.hub.part import Piece
 from llamaconv.hub.repository import RemoteFile
 from llamaconv.hub.retry import Stopped
@@ -24,12 +25,13 @@ class Board:
     Args:
         files: To fetch, in this order.
         begin: Opens a file's transfer.
-        halt: Called once, when something fails: ends all waiting.
+        halt: Called when something fails, or all is done: ends all waiting.
         most: Files on their way at a time, those that are only still hashed included.
 
     Attributes:
         finished: Transfers of files that are whole and in their place.
         error: What failed first.
+        complete: Whether all files are finished.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class Board:
     ) -> None:
         self.finished: list[Transfer] = []
         self.error: BaseException | None = None
+        self.complete = False
         self._waiting = list(files)[::-1]
         self._begin = begin
         self._halt = halt
@@ -104,8 +107,7 @@ class Board:
             follower.join(max(until - time.monotonic(), 0.0))
         if not any(follower.is_alive() for follower in self._followers):
             for transfer in self._active:
-                if self._claimed.isdisjoint(transfer.part.pieces):  # a connection that did not end may still write
-                    transfer.close()
+                transfer.close()
 
     def _require_no_error(self) -> None:
         if self.error is not None:
@@ -121,8 +123,13 @@ class Board:
         transfer = self._begin(file)
         self._active.append(transfer)
         follower = threading.Thread(target=self._follow, args=(transfer,), name=f"hash {file.name}", daemon=True)
+        try:
+            follower.start()
+        except RuntimeError as error:
+            raise OutOfMemoryError(
+                f"{transfer.path}: its hash needs a thread, and none can be had ({error}).", hint="Use --max-workers 1."
+            ) from error
         self._followers.append(follower)
-        follower.start()
 
     def _follow(self, transfer: Transfer) -> None:
         try:
@@ -139,6 +146,9 @@ class Board:
             self._followers.remove(threading.current_thread())
             self.finished.append(transfer)
             self._changed.notify_all()
+            self.complete = not (self._active or self._waiting)
+        if self.complete:
+            self._halt()  # connections that wait for bytes nobody needs any more
 
     def _wake(self) -> None:
         with self._changed:

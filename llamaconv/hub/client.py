@@ -6,6 +6,7 @@ What comes back is an answer to read, a Hiccup that another attempt may mend, or
 from __future__ import annotations
 
 import ssl
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -42,6 +43,7 @@ MAX_REDIRECTS = 10
 _REDIRECTS = (301, 302, 303, 307, 308)
 _SMALL_BODY = 65536  # read to its end, so that the connection can be used again
 _MIN_TIMEOUT = 0.01  # seconds; a timeout of 0 would mean "do not wait" to a socket
+_LEAST_RATE = 1000  # bytes a second, over the time that may pass in silence: another connection may be better
 _KEEP_ALIVE = 30.0  # seconds
 
 _HEADERS = {
@@ -73,10 +75,23 @@ class Answer:
         """The body as it arrives.
 
         Raises:
-            Hiccup: It ends early or stalls, or the connection breaks.
+            Hiccup: It ends early, stalls or trickles, or the connection breaks.
         """
+        waited, received = 0.0, 0
         with self._client.faults_named(self._way, self._timeout):
-            yield from self._response.iter_raw()
+            body = self._response.iter_raw()
+            while True:
+                began = time.monotonic()
+                chunk = next(body, None)
+                waited += time.monotonic() - began  # what is done with the chunks does not count
+                if chunk is None:
+                    return
+                received += len(chunk)
+                if waited > self._timeout:
+                    if received < waited * _LEAST_RATE:
+                        raise Hiccup(f"{self.host} sent only {received:,} bytes in {waited:.1f} s")
+                    waited, received = 0.0, 0
+                yield chunk
 
 
 class Client:
@@ -108,8 +123,8 @@ class Client:
             raise UsageError(
                 "The token holds characters that no token has.", hint="Look for quotes, blanks or line ends in it."
             )
-        given = proxies_of_environment() if proxy is None else [proxy] if proxy else []
-        proxies = [checked_proxy(url, secrets) for url in given]
+        given = proxies_of_environment() if proxy is None else {"--proxy": proxy} if proxy else {}
+        proxies = [checked_proxy(url, secrets, place) for place, url in given.items()]
         self._timeout = timeout
         self._lifetime = lifetime
         self._authorization = f"Bearer {token}" if token else None
@@ -238,7 +253,8 @@ def _usable(response: httpx2.Response, way: Way) -> bool:
     if status == 407:
         raise proxy_refusal(way.proxy or way.host, 407)
     if status in (408, 429) or status >= 500:
-        raise Hiccup(f"{way.host} answered {shown_status(status)}", retry_after(response.headers, datetime.now(UTC)))
+        seconds = retry_after(response.headers, datetime.now(UTC))
+        raise Hiccup(f"{way.host} answered {shown_status(status)}", seconds, limited=status == 429)
     if status < 400:
         raise Hiccup(f"{way.host} answered {shown_status(status)}")
     return status == 416

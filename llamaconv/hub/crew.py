@@ -34,6 +34,8 @@ def fetch_missing(
         IntegrityError: They are used up, and the bytes were not what was promised.
         OutputError, DiskFullError: The directory cannot take it.
     """
+    if not inventory.missing:
+        return []
     mirrors, patience = session.mirrors, session.patience
     meter = Meter(report, inventory.size, inventory.size - inventory.missing_bytes, inventory.begun)
     board = Board(
@@ -45,8 +47,9 @@ def fetch_missing(
         together(
             lambda: _work(board, fetcher),
             min(connections, pieces),
+            "connection",
             halt=lambda: board.fail(Stopped()),
-            halted=lambda: board.error is not None,
+            halted=lambda: board.error is not None or board.complete or patience.is_over,
         )
     finally:
         board.close()
@@ -54,6 +57,8 @@ def fetch_missing(
         raise wanted.refused(board.error) from None
     if board.error is not None:
         raise board.error
+    if not board.complete:
+        raise patience.too_late()
     return [
         FetchedFile(transfer.file, "resumed" if transfer.resumed else "fetched", transfer.fetched)
         for transfer in board.finished

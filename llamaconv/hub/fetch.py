@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 
+from llamaconv.errors import HubError
 from llamaconv.hub.answers import Asked, Hiccup
 from llamaconv.hub.api import file_path
 from llamaconv.hub.board import Board
@@ -81,6 +82,13 @@ class _Errand:
 
     def _attempt(self) -> None:
         self._part.require_present(self.piece)
+        try:
+            self._ask()
+        except (Hiccup, Flaw, HubError):
+            self._part.require_present(self.piece)  # else it was in vain, and no failure
+            raise
+
+    def _ask(self) -> None:
         headers = self._range()
         left = self._fetcher.patience.left()
         with self._fetcher.client.get(self._trials.endpoint, self._path, self._asked, headers, left) as answer:
@@ -107,8 +115,8 @@ class _Errand:
         self._require_length(answer, self._require_range(answer) if answer.status == 206 else self._file.size)
         if answer.status != 206 and headers:  # the whole file instead of a part
             self.piece = self._fetcher.board.start_over(self._transfer, self.piece)
+        self._part.remember(self.piece, shown_url(self._trials.endpoint), answer.headers.get("etag"))
         self._transfer.last = self._trials.endpoint
-        self._part.remember(shown_url(self._trials.endpoint), answer.headers.get("etag"))
 
     def _require_range(self, answer: Answer) -> int:
         """How many bytes the answer has, which begin with the first that is missing."""
@@ -130,7 +138,8 @@ class _Errand:
         if not _LENGTH.fullmatch(length) or int(length) == expected:
             return
         reason = f"{answer.host} announces {int(length):,} bytes where {expected:,} belong"
-        raise Flaw(reason) if int(length) > expected else Hiccup(reason)
+        page = answer.headers.get("content-type", "").startswith("text/html")
+        raise Flaw(reason) if int(length) > expected and not page else Hiccup(reason)
 
     def _receive(self, answer: Answer) -> None:
         chunks = answer.chunks()

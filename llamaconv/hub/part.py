@@ -14,8 +14,8 @@ bytes  what
 24     for each piece: its first byte, the byte after its last, how many of its bytes are there
 ====== ======================================================================================
 
-Bytes are written first and counted afterwards, so a killed process loses what it had not counted: one chunk for each
-connection. What a power failure leaves is told by the hash, like every other damage.
+Bytes are written first and counted afterwards, so a killed process loses what it had not counted, one chunk for each
+connection, and what the kernel had received and it had not read. What a power failure leaves is told by the hash, like every other damage.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from itertools import pairwise
 from llamaconv.disk import write_at
 from llamaconv.hub.repository import RemoteFile
 
-__all__ = ["PIECE", "Part", "Piece", "Superseded", "bytes_there", "piece_count"]
+__all__ = ["PIECE", "Part", "Piece", "Superseded", "bytes_held", "bytes_there", "piece_count"]
 
 PIECE = 256 << 20
 """Bytes that one request asks for, about. Files of less than two pieces are not divided."""
@@ -39,10 +39,11 @@ _HEAD = struct.Struct("<16s32sQH510sI")
 _ROW = struct.Struct("<QQQ")
 _DONE = struct.Struct("<Q")
 _MOST_PIECES = 1_000_000
+_LONGEST_TAIL = 1 << 20  # has the table of a file of ten terabytes
 
 
 class Superseded(Exception):
-    """The file was started over, so this piece of it is none any more."""
+    """The file was started over, or is finished, so this piece of it is none any more."""
 
 
 @dataclass(eq=False)
@@ -73,7 +74,7 @@ class Part:
     """A part in progress; every method may be called from any thread.
 
     Args:
-        descriptor: Of the part, open for reading and writing. It stays the caller's to close.
+        descriptor: Of the part, open for reading and writing; ``close`` closes it.
         file: What it will be. A part of other contents is emptied.
 
     Attributes:
@@ -89,6 +90,7 @@ class Part:
         self.descriptor = descriptor
         self.file = file
         self._lock = threading.Lock()
+        self._ended = False
         self._validator = ""
         found = _read(descriptor, file)
         if found is None:
@@ -112,18 +114,19 @@ class Part:
             return self.file.size
 
     def require_present(self, piece: Piece) -> None:
-        """Raise if the file was started over since ``piece`` was taken.
+        """Raise if the file was started over, or sealed, since ``piece`` was taken.
 
         Raises:
             Superseded: It was.
         """
-        self._number(piece)
+        with self._lock:
+            self._number(piece)
 
     def write(self, piece: Piece, data: memoryview) -> None:
         """Append ``data`` to a piece.
 
         Raises:
-            Superseded: The file was started over.
+            Superseded: The file was started over, or is finished.
             OSError: It cannot be written.
         """
         if len(data) > piece.missing:
@@ -142,9 +145,12 @@ class Part:
             divided: In as many pieces as the size suggests, or all in one.
 
         Raises:
+            Superseded: It is finished.
             OSError: It cannot be written.
         """
         with self._lock:
+            if self._ended:
+                raise Superseded
             count = piece_count(self.file.size) if divided else 1
             bounds = [self.file.size * number // count for number in range(count + 1)]
             self.pieces = tuple(Piece(begin, end) for begin, end in pairwise(bounds))
@@ -157,30 +163,45 @@ class Part:
         known, _, etag = self._validator.partition(" ")
         return etag if etag and known == endpoint else None
 
-    def remember(self, endpoint: str, etag: str | None) -> None:
+    def remember(self, piece: Piece, endpoint: str, etag: str | None) -> None:
         """Keep the ETag of an answer for ``validator``. Weak ones are no ground for resuming (RFC 9110, 13.1.5).
 
+        Args:
+            piece: That the answer is for; one that comes too late changes nothing.
+            endpoint: Which it came through.
+            etag: The header.
+
         Raises:
+            Superseded: The file was started over, or is finished.
             OSError: It cannot be written.
         """
         text = f"{endpoint} {etag}"
         usable = etag is not None and etag.startswith('"') and text.isascii() and len(text) <= 510
         with self._lock:
+            self._number(piece)
             if usable and text != self._validator:
                 self._validator = text
                 self._write_table()
 
     def seal(self) -> None:
-        """Cut the table off: the part is the file now.
+        """Cut the table off: the part is the file now, and nothing is written to it any more.
 
         Raises:
             OSError: It cannot be written.
         """
-        os.ftruncate(self.descriptor, self.file.size)
+        with self._lock:
+            self._ended = True
+            os.ftruncate(self.descriptor, self.file.size)
+
+    def close(self) -> None:
+        """Let go of the file: connections that come back too late must not write to whatever its number means then."""
+        with self._lock:
+            self._ended = True
+            os.close(self.descriptor)
 
     def _number(self, piece: Piece) -> int:
         for number, present in enumerate(self.pieces):
-            if present is piece:
+            if present is piece and not self._ended:
                 return number
         raise Superseded
 
@@ -211,6 +232,21 @@ def bytes_there(descriptor: int, file: RemoteFile) -> int:
     """
     found = _read(descriptor, file)
     return 0 if found is None else sum(piece.done for piece in found[0])
+
+
+def bytes_held(descriptor: int) -> int:
+    """How many bytes a part holds, of whichever file: what its table counts, or all of them if it has none.
+
+    Raises:
+        OSError: The part cannot be read.
+    """
+    length = os.fstat(descriptor).st_size
+    tail = os.pread(descriptor, _LONGEST_TAIL, max(0, length - _LONGEST_TAIL))
+    begin = tail.rfind(_MAGIC)
+    if begin < 0 or len(tail) - begin < _HEAD.size:
+        return length
+    rows = tail[begin + _HEAD.size :]
+    return sum(row[2] for row in _ROW.iter_unpack(rows[: len(rows) // _ROW.size * _ROW.size]))
 
 
 def _read(descriptor: int, file: RemoteFile) -> tuple[tuple[Piece, ...], str] | None:

@@ -81,9 +81,14 @@ class Patience:
         """
         if self._stop.is_set():
             raise Stopped
-        left = self.left()
-        if left is not None and left <= 0:
+        if self.is_over:
             raise self.too_late()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the deadline has passed."""
+        left = self.left()
+        return left is not None and left <= 0
 
     def left(self) -> float | None:
         """Seconds until the deadline, None if there is none."""
@@ -123,11 +128,20 @@ class Mirrors:
     def __init__(self, endpoints: tuple[str, ...]) -> None:
         self._endpoints = endpoints
         self._preferred = endpoints[0]
+        self._limited: dict[str, float] = {}
 
     def order(self, first: str | None = None) -> list[str]:
         """All of them, beginning with ``first``, or else with the one that answered last."""
         start = self._endpoints.index(first or self._preferred)
         return [*self._endpoints[start:], *self._endpoints[:start]]
+
+    def limit(self, endpoint: str, seconds: float) -> None:
+        """All requests to this one are to pause: it counts them together (429)."""
+        self._limited[endpoint] = max(time.monotonic() + seconds, self._limited.get(endpoint, 0.0))
+
+    def seconds_limited(self, endpoint: str) -> float:
+        """How long it still is."""
+        return max(self._limited.get(endpoint, 0.0) - time.monotonic(), 0.0)
 
     def answered(self, endpoint: str) -> None:
         """Begin with this one from now on."""
@@ -218,6 +232,10 @@ class Trials:
 
     def _checked(self, attempt: Callable[[], Result]) -> Result:
         self._patience.check()
+        limited = self._mirrors.seconds_limited(self.endpoint)
+        left = self._patience.left()
+        if limited and (left is None or limited < left):
+            self._patience.pause(limited)
         return attempt()
 
     def _prepare(self, state: RetryCallState) -> float:
@@ -243,7 +261,10 @@ class Trials:
         asked_for = fault.retry_after if isinstance(fault, Hiccup) else None
         if asked_for is None:
             asked_for = _FIRST_WAIT * 2 ** min(failures - 1, 30) * random.uniform(0.5, 1.0)
-        self._resting[self.endpoint] = time.monotonic() + min(asked_for, self._patience.max_wait)
+        seconds = min(asked_for, self._patience.max_wait)
+        self._resting[self.endpoint] = time.monotonic() + seconds
+        if isinstance(fault, Hiccup) and fault.limited:
+            self._mirrors.limit(self.endpoint, seconds)
         self._endpoints.append(self._endpoints.pop(0))
 
     def _seconds_of_rest(self) -> float:
@@ -261,7 +282,7 @@ class Trials:
         if isinstance(fault, Flaw):
             return IntegrityError(
                 message,
-                hint="What was there is thrown away. Another --endpoint may have the right bytes.",
+                hint="Another --endpoint may have the right bytes.",
                 **fault.facts,
             )
         return NetworkError(message, hint="Run the same command again: it goes on from the byte where this one ended.")

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import NoReturn, TypeVar
 
 from llamaconv.errors import LlamaconvError
 from llamaconv.hub.client import Client
 from llamaconv.hub.retry import Mirrors, Patience
 from llamaconv.hub.secrets import Secrets
 from llamaconv.hub.settings import DownloadSettings
+from llamaconv.hub.together import together
 
 __all__ = ["Session", "offline", "session"]
+
+
+_THE_HUB = "https://huggingface.co"
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -22,6 +30,27 @@ class Session:
     client: Client
     mirrors: Mirrors
     patience: Patience
+
+    def call(self, work: Callable[[], Result]) -> Result:
+        """What ``work`` returns or raises, by the deadline, however long a name lookup or a connection takes.
+
+        Raises:
+            NetworkError: The deadline passed before.
+        """
+        outcome: list[Callable[[], Result]] = []
+
+        def run() -> None:
+            try:
+                result = work()
+            except BaseException as error:
+                outcome.append(partial(_raise, error))
+            else:
+                outcome.append(lambda: result)
+
+        together(run, 1, "question", halt=self.halt, halted=lambda: self.patience.is_over)
+        if not outcome:
+            raise self.patience.too_late()
+        return outcome[0]()
 
     def halt(self) -> None:
         """End all waiting and reading, from any thread."""
@@ -38,8 +67,11 @@ def session(settings: DownloadSettings) -> Iterator[Session]:
     """
     import huggingface_hub
 
-    token = huggingface_hub.get_token() if settings.token is None else settings.token or None
-    endpoints = settings.endpoints or (huggingface_hub.constants.ENDPOINT,)
+    constants = huggingface_hub.constants
+    token = settings.token or None
+    if settings.token is None and not constants.HF_HUB_DISABLE_IMPLICIT_TOKEN:
+        token = huggingface_hub.get_token()
+    endpoints = settings.endpoints or (constants.ENDPOINT or _THE_HUB,)
     secrets = Secrets(*(secret for secret in (token,) if secret))
     patience = Patience(settings.retries, settings.max_wait, settings.deadline, secrets)
     try:
@@ -63,3 +95,7 @@ def offline(settings: DownloadSettings) -> bool:
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE)
+
+
+def _raise(error: BaseException) -> NoReturn:
+    raise error

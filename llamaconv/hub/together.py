@@ -16,7 +16,9 @@ _SECONDS_TO_END = 2.0
 """For work to notice that it is to end; a connection that is still being made may take longer."""
 
 
-def together(work: Callable[[], None], count: int, *, halt: Callable[[], None], halted: Callable[[], bool]) -> None:
+def together(
+    work: Callable[[], None], count: int, name: str, *, halt: Callable[[], None], halted: Callable[[], bool]
+) -> None:
     """Call ``work`` in so many threads, and wait for all of them; they keep their failures for the caller.
 
     The waiting thread takes no lock of theirs: an interruption that is raised just after it did would leave it locked.
@@ -24,8 +26,9 @@ def together(work: Callable[[], None], count: int, *, halt: Callable[[], None], 
     Args:
         work: Called once in each thread; returns soon after the work was halted.
         count: Of threads.
+        name: Of each, with its number.
         halt: Called if the waiting is interrupted.
-        halted: Whether the work has failed; what does not end soon after is left to itself.
+        halted: Whether the work is to end; what does not end soon after is left to itself.
     """
     ended: SimpleQueue[None] = SimpleQueue()
 
@@ -35,7 +38,7 @@ def together(work: Callable[[], None], count: int, *, halt: Callable[[], None], 
         finally:
             ended.put(None)
 
-    crew = [threading.Thread(target=member, daemon=True) for _ in range(count)]
+    crew = [threading.Thread(target=member, name=f"{name} {number}", daemon=True) for number in range(count)]
     try:
         for one in crew:
             one.start()

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 from llamaconv.disk import writing
-from llamaconv.errors import IntegrityError
+from llamaconv.errors import IntegrityError, OutputError
 from llamaconv.hub.folder import Folder
 from llamaconv.hub.part import Part, Piece
 from llamaconv.hub.repository import RemoteFile
@@ -103,7 +103,7 @@ class Transfer:
 
     def close(self) -> None:
         """Let go of the part."""
-        os.close(self.part.descriptor)
+        self.part.close()
 
     def _hashed(self) -> str | None:
         """The hash of the whole file, None if it was started over in the meantime."""
@@ -117,6 +117,12 @@ class Transfer:
                 count = os.preadv(self.part.descriptor, [memory[: end - position]], position)
                 if pieces is not self.part.pieces:
                     return None
+                if count == 0:
+                    raise OutputError(
+                        f"{self.path}: what was fetched of it was cut short by another program.",
+                        hint="Let nothing else write to .cache/llamaconv there, then start again.",
+                        file=str(self.path),
+                    )
                 hasher.update(memory[:count])
                 position += count
             if pieces is not self.part.pieces:

@@ -27,7 +27,7 @@ class Proxy:
     """A running proxy.
 
     Attributes:
-        scheme: ``http`` or ``socks5``; ``socks5h`` does as well there.
+        scheme: ``http``, ``https`` or ``socks5``; ``socks5h`` does as well there.
         host, port: Where it listens.
         user, password: What it asks for, or None.
     """
@@ -65,10 +65,12 @@ def carried(proxy: Proxy, hub: Hub, *, seconds: float = 5.0) -> tuple[bool, bool
 
 
 @contextmanager
-def http_proxy(user: str | None = None, password: str | None = None, *, port: int = 0) -> Iterator[Proxy]:
+def http_proxy(
+    user: str | None = None, password: str | None = None, *, port: int = 0, pem: Path | None = None
+) -> Iterator[Proxy]:
     """proxy.py: forwards plain HTTP, tunnels with CONNECT, and asks for basic authentication where there is a user.
 
-    It listens at ``port``, 0 for any.
+    It listens at ``port``, 0 for any; over TLS with the key and the certificate in ``pem``, if there is one.
     """
     with tempfile.TemporaryDirectory() as folder:
         log, ports = Path(folder, "log"), Path(folder, "port")
@@ -77,8 +79,12 @@ def http_proxy(user: str | None = None, password: str | None = None, *, port: in
         command += ["--num-workers", "1", "--num-acceptors", "1"]
         if user is not None:
             command += ["--basic-auth", f"{user}:{password}"]
+        if pem is not None:
+            command += ["--key-file", str(pem), "--cert-file", str(pem)]
         with _running(command, Path(folder, "output"), lambda: ports.exists() and ports.read_text().endswith("\n")):
-            proxy = Proxy("http", "127.0.0.1", int(ports.read_text().split()[0]), user, password, log)
+            proxy = Proxy(
+                "http" if pem is None else "https", "127.0.0.1", int(ports.read_text().split()[0]), user, password, log
+            )
             yield proxy
         proxy._last = log.read_text()
 

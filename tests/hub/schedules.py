@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -18,12 +19,16 @@ from tests.hub.misbehaving import ANY, Fault, Kind, MisbehavingHub, Played, Seed
 
 __all__ = ["AMONG", "MODEL", "Survived", "survive", "survive_all"]
 
+_SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+
 MODEL = {
     "config.json": random.Random(3).randbytes(601),
     "generation_config.json": random.Random(4).randbytes(173),
-    "model-00001-of-00002.safetensors": random.Random(5).randbytes(400_009),
-    "model-00002-of-00002.safetensors": random.Random(6).randbytes(150_001),
-    "model.safetensors.index.json": random.Random(7).randbytes(2_003),
+    _SHARDS[0]: random.Random(5).randbytes(400_009),
+    _SHARDS[1]: random.Random(6).randbytes(150_001),
+    "model.safetensors.index.json": json.dumps(
+        {"weight_map": {f"model.layers.{layer}.weight": _SHARDS[layer // 20] for layer in range(40)}}
+    ).encode(),
     "tokenizer.json": random.Random(8).randbytes(40_009),
 }
 """Longer, each, than the page of a captive portal."""

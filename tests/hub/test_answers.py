@@ -34,6 +34,21 @@ def test_both_forms_of_retry_after(value: str, seconds: float | None) -> None:
     assert retry_after({"Retry-After": value}, NOW) == seconds
 
 
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ('"resolvers";r=0;t=55', 56.0),
+        ('"api"; r=0; t=0', 1.0),
+        ('"resolvers";r=3;t=55', None),
+        ('"resolvers";r=0;t=' + "9" * 30, None),
+    ],
+)
+def test_the_hubs_own_word_for_it(value: str, seconds: float | None) -> None:
+    """RateLimit tells when the window ends, if nothing remains of it; a second more, because it is rounded."""
+    assert retry_after({"RateLimit": value}, NOW) == seconds
+    assert retry_after({"RateLimit": value, "Retry-After": "7"}, NOW) == (seconds or 7.0)
+
+
 def test_no_retry_after() -> None:
     """Without the header there is nothing to wait for."""
     assert retry_after({}, NOW) is None

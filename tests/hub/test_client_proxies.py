@@ -30,7 +30,16 @@ def test_proxies_that_cannot_be(proxy: str, where: str, monkeypatch: pytest.Monk
         monkeypatch.setenv("https_proxy", proxy)
     with pytest.raises(UsageError) as caught:
         opened(proxy=proxy if where == "given" else None)
-    assert caught.value.message == "The proxy's URL cannot be used."
+    place = "HTTPS_PROXY" if where == "environment" else "--proxy"
+    assert caught.value.message == f"The proxy's URL in {place} cannot be used."
+
+
+def test_proxies_that_are_not_to_be_used_need_not_be_usable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As other programs' settings; NO_PROXY=* and an empty --proxy turn all of them off."""
+    monkeypatch.setenv("ALL_PROXY", "socks4://h:1")
+    opened(proxy="")
+    monkeypatch.setenv("NO_PROXY", "localhost, *")
+    opened(proxy=None)
 
 
 def test_a_dead_proxy_is_named_as_such() -> None:

@@ -37,7 +37,7 @@ def test_a_killed_download_goes_on_from_its_last_byte(tmp_path: Path, pieces: in
     assert len(killed) == kills
     assert [one.again for one in killed] == [0] * kills
     assert min(one.gained for one in killed) >= 0
-    assert sum(one.twice for one in killed) <= kills * MOST_TWICE
+    assert max(one.twice for one in killed) <= MOST_TWICE
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -159,7 +159,7 @@ def test_what_was_left_is_hashed_again(tmp_path: Path, place: int) -> None:
     with MisbehavingHub([repository()], reset) as hub:
         with pytest.raises(NetworkError):
             download("org/m", tmp_path, impatient(hub, retries=0))
-        with (tmp_path / ".cache/llamaconv/parts" / f"{WEIGHTS}.part").open("r+b") as unfinished:
+        with (tmp_path / ".cache/llamaconv/parts/org%2Fm" / f"{WEIGHTS}.part").open("r+b") as unfinished:
             unfinished.seek(place)
             byte = unfinished.read(1)[0]
             unfinished.seek(place)

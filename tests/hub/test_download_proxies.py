@@ -130,6 +130,18 @@ def test_tls_through_the_proxy(proxy: Proxy, tmp_path: Path, pem: Path) -> None:
     assert "hf_token" not in proxy.log_text()
 
 
+@pytest.mark.parametrize("name", ["", "HTTPS_PROXY"])
+def test_a_proxy_that_speaks_tls(tmp_path: Path, pem: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The way to the proxy is encrypted too, and its certificate checked."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(pem))
+    with http_proxy(USER, PASSWORD, pem=pem) as proxy, SecuredHub(pem) as hub:
+        assert proxy.url.startswith("https://")
+        if name:
+            monkeypatch.setenv(name, proxy.url)
+        assert fetched(hub, tmp_path, None if name else proxy.url) == FILES
+        assert carried(proxy, hub) == (True, True)
+
+
 @pytest.mark.parametrize("name", ["", "https_proxy"])
 def test_tls_by_other_ways(proxy: Proxy, tmp_path: Path, pem: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """A proxy that is given, and the variable in small letters, serve https as well."""

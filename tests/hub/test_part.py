@@ -35,7 +35,7 @@ def test_bytes_of_a_part(descriptor: int) -> None:
     """Behind the bytes stand magic, hash, size, validator, count, and the bounds and progress of each piece."""
     file = remote(b"abcdefg")
     part = Part(descriptor, file)
-    part.remember("http://hub", '"e"')
+    part.remember(part.pieces[0], "http://hub", '"e"')
     part.write(part.pieces[0], memoryview(b"abc"))
     found = os.pread(descriptor, 10_000, 0)
     assert found[:7] == b"abc\0\0\0\0"
@@ -145,14 +145,36 @@ def test_validator_is_of_its_endpoint(descriptor: int) -> None:
     """The ETag is kept for the endpoint that it came through, if it is a strong one."""
     part = Part(descriptor, remote(b"abc"))
     assert part.validator("http://hub") is None
-    part.remember("http://hub", 'W/"weak"')
+    part.remember(part.pieces[0], "http://hub", 'W/"weak"')
     assert part.validator("http://hub") is None
-    part.remember("http://hub", '"strong one"')
+    part.remember(part.pieces[0], "http://hub", '"strong one"')
     assert Part(descriptor, part.file).validator("http://hub") == '"strong one"'
     assert part.validator("http://mirror") is None
-    part.remember("http://hub", '"' + "x" * 600 + '"')
-    part.remember("http://hub", None)
+    part.remember(part.pieces[0], "http://hub", '"' + "x" * 600 + '"')
+    part.remember(part.pieces[0], "http://hub", None)
     assert part.validator("http://hub") == '"strong one"'
+
+
+def test_nothing_is_written_to_a_finished_part(descriptor: int, tmp_path: Path) -> None:
+    """Sealed or closed, it takes neither bytes nor validators from connections that come too late."""
+    part = Part(descriptor, remote(b"abc"))
+    piece = part.pieces[0]
+    part.write(piece, memoryview(b"abc"))
+    part.seal()
+    late = (
+        lambda: part.write(piece, memoryview(b"")),
+        lambda: part.remember(piece, "http://hub", '"late"'),
+        lambda: part.require_present(piece),
+        lambda: part.start_over(divided=False),
+    )
+    for act in late:
+        with pytest.raises(Superseded):
+            act()
+    assert (tmp_path / "part").read_bytes() == b"abc"
+    other = Part(os.dup(descriptor), remote(b"abc"))
+    other.close()
+    with pytest.raises(Superseded):
+        other.remember(other.pieces[0], "http://hub", '"late"')
 
 
 def test_more_than_is_missing_is_refused(descriptor: int) -> None:
