@@ -46,7 +46,7 @@ def writing(path: Path) -> Iterator[None]:
             ) from error
         hint = None
         if error.errno == errno.EFBIG:
-            hint = "The file system limits file sizes: write elsewhere, or use smaller shards where there are any."
+            hint = "Files may not be so large here: write elsewhere, raise `ulimit -f`, or make smaller shards."
         raise OutputError(f"{path}: {error.strerror}.", hint=hint, file=str(path)) from error
 
 

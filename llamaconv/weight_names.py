@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Container, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from itertools import chain, islice
 
 __all__ = [
     "LITGPT",
@@ -18,11 +19,13 @@ __all__ = [
     "SAFETENSORS",
     "TORCH",
     "HubFormat",
+    "Missing",
     "Series",
     "is_mistral",
     "is_training_state",
     "meta_ranks",
     "missing_shards",
+    "series_among",
 ]
 
 LITGPT = "lit_model.pth"
@@ -31,17 +34,17 @@ LIT_LLAMA = ("lit-llama.pth", "llama-gptq.4bit.pth", "llama-gptq.8bit.pth")
 _META = re.compile(r"consolidated\.(?P<rank>[0-9]{2}|[1-9][0-9]{2,4})\.pth")
 _MISTRAL = "consolidated*.safetensors"
 _NUMBERED = re.compile(r"(?P<stem>.*)-(?P<number>[0-9]{1,9})-of-(?P<count>[0-9]{1,9})(?P<suffix>\.[a-z]+)")
-_MOST_SHARDS = 100_000  # a file name alone must not cost memory
+_MOST_NAMED = 100
 _TRAINING_STATE = ("training_args.*", "trainer_state.json", "optimizer.*", "scheduler.*", "scaler.pt", "rng_state*.pth")
 
 
 @dataclass(frozen=True, order=True)
 class Series:
-    """What shards that count themselves have in common: ``model-00001-of-00002.safetensors``.
+    """What shards that count themselves have in common: ``model-00001-of-00002.safetensors``, ``model-1-of-2.bin``.
 
     Attributes:
         stem, count, suffix: Parts of these names.
-        width: The digits of a shard's number, with the zeros before it.
+        width: The digits of a shard's number, with the zeros before it; 1 without any.
     """
 
     stem: str
@@ -51,7 +54,7 @@ class Series:
 
     @classmethod
     def of(cls, name: str) -> Series | None:
-        """The series that a file of this name is in; None if it is in none."""
+        """The series that a file of this name is in, as far as the name alone tells; None if it is in none."""
         match = _NUMBERED.fullmatch(name)
         return cls(match["stem"], len(match["number"]), match["count"], match["suffix"]) if match else None
 
@@ -59,10 +62,57 @@ class Series:
         """What the shard ``number`` is called."""
         return f"{self.stem}-{number:0{self.width}}-of-{self.count}{self.suffix}"
 
-    def missing(self, present: Container[str], first: int = 1) -> list[str]:
-        """The names that are not ``present``, counted from ``first`` on."""
-        numbers = range(first, first + min(int(self.count), _MOST_SHARDS))
-        return [name for number in numbers if (name := self.name(number)) not in present]
+    def missing(self, present: Iterable[str]) -> tuple[Iterator[str], int]:
+        """The shards from 1 to the count that are not among ``present``, of this series; and how many there are."""
+        count = int(self.count)
+        there = {number for name in present if 1 <= (number := int(_digits(name))) <= count}
+        return (self.name(number) for number in range(1, count + 1) if number not in there), count - len(there)
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Files that should be there. A name alone can promise millions: only the first are named.
+
+    Attributes:
+        names: The first of them.
+        count: Of all.
+    """
+
+    names: tuple[str, ...]
+    count: int
+
+    def told(self, sentence: Callable[[str], str], most: int = _MOST_NAMED) -> str:
+        """``sentence`` of each name, one to a line; past ``most`` of them the rest are counted, not shown."""
+        lines = [sentence(name) for name in self.names[:most]]
+        if self.count > len(lines):
+            lines.append(f"… and {self.count - len(lines)} more.")
+        return "\n".join(lines)
+
+
+def series_among(names: Iterable[str]) -> dict[Series, list[str]]:
+    """The numbered files among ``names``, by the series that they are in.
+
+    A number may have zeros before it or not: ``model-10-of-12.bin`` is in a series with ``model-01-of-12.bin``, or else
+    with ``model-1-of-12.bin``.
+    """
+    numbered = [(name, series) for name in names if (series := Series.of(name))]
+    padded = {series for name, series in numbered if len(digits := _digits(name)) > 1 and digits.startswith("0")}
+    plain: dict[Series, set[int]] = defaultdict(set)
+    for _, series in numbered:
+        if series not in padded:
+            plain[replace(series, width=1)].add(series.width)
+    found: dict[Series, list[str]] = defaultdict(list)
+    for name, series in numbered:
+        bare = series if series in padded else replace(series, width=1)
+        found[bare if len(plain.get(bare, ())) > 1 else series].append(name)
+    return dict(found)
+
+
+def _digits(name: str) -> str:
+    """A shard's number as it stands in its name."""
+    match = _NUMBERED.fullmatch(name)
+    assert match is not None
+    return match["number"]
 
 
 @dataclass(frozen=True)
@@ -90,12 +140,9 @@ class HubFormat:
 
     def shards(self, names: Iterable[str]) -> dict[Series, list[str]]:
         """The numbered files of this format among ``names``, by the series that they are in."""
-        found: dict[Series, list[str]] = defaultdict(list)
-        for name in names:
-            series = Series.of(name)
-            if series and (series.stem, series.suffix) == (self.stem, self.suffix):
-                found[series].append(name)
-        return found
+        series = series_among(names)
+        own = (self.stem, self.suffix)
+        return {each: members for each, members in series.items() if (each.stem, each.suffix) == own}
 
 
 SAFETENSORS = HubFormat("model", ".safetensors", "*.safetensors")
@@ -108,15 +155,17 @@ def meta_ranks(names: Iterable[str]) -> dict[int, str]:
     return dict(sorted(ranks.items()))
 
 
-def missing_shards(names: Collection[str]) -> list[str]:
+def missing_shards(names: Iterable[str]) -> Missing:
     """The files that the numbers in ``names`` promise and that are not among them: of a series, and of Meta's ranks."""
     present = set(names)
-    series = sorted({series for name in names if (series := Series.of(name))})
-    ranks = range(max(meta_ranks(names), default=-1) + 1)
-    return [
-        *(name for each in series for name in each.missing(present)),
-        *(name for rank in ranks if (name := f"consolidated.{rank:02}.pth") not in present),
-    ]
+    series = series_among(present)
+    missing = [each.missing(series[each]) for each in sorted(series)]
+    ranks = meta_ranks(present)
+    last = max(ranks, default=-1)
+    gaps = (f"consolidated.{rank:02}.pth" for rank in range(last + 1) if rank not in ranks)
+    missing.append((gaps, last + 1 - len(ranks)))
+    names_missing = chain.from_iterable(names for names, _ in missing)
+    return Missing(tuple(islice(names_missing, _MOST_NAMED)), sum(count for _, count in missing))
 
 
 def is_mistral(name: str) -> bool:

@@ -11,11 +11,13 @@ from llamaconv.weight_names import (
     SAFETENSORS,
     TORCH,
     HubFormat,
+    Missing,
     Series,
     is_mistral,
     is_training_state,
     meta_ranks,
     missing_shards,
+    series_among,
 )
 
 
@@ -33,8 +35,8 @@ def test_shards_that_huggingface_hub_names_are_one_whole_series(form: HubFormat)
     split = split_torch_state_dict_into_shards(tensors, filename_pattern=pattern, max_shard_size=24)
     names = list(split.filename_to_tensors)
     assert form.shards([*names, form.single, "config.json"]) == {Series(form.stem, 5, "00005", form.suffix): names}
-    assert missing_shards(names) == []
-    assert missing_shards([*names[:3], names[4]]) == [names[3]]
+    assert missing_shards(names) == Missing((), 0)
+    assert missing_shards([*names[:3], names[4]]) == Missing((names[3],), 1)
 
 
 def test_shards_of_other_models_are_not_the_hubs() -> None:
@@ -47,28 +49,42 @@ def test_shards_of_other_models_are_not_the_hubs() -> None:
 SERIES = st.builds(
     lambda stem, width, count: Series(stem, width, f"{count:0{width}}", ".bin"),
     st.sampled_from(["model", "a-b", "x-1-of-2", ""]),
-    st.integers(2, 9),
-    st.integers(1, 40),
+    st.integers(1, 9),
+    st.integers(1, 120),
 )
 
 
 @given(st.data(), st.sets(SERIES, min_size=1, max_size=3))
 def test_what_is_there_and_what_is_missing_is_all(data: st.DataObject, several: set[Series]) -> None:
-    """Of each series that has a file, the others are missing, in the order of series and numbers."""
+    """Of each series that has its first file, the others are missing, in the order of series and numbers."""
     there, missing = [], []
-    for series in sorted(several):
-        names = [series.name(number) for number in range(1, int(series.count) + 1)]
-        assert {Series.of(name) for name in names} == {series}
-        present = data.draw(st.sets(st.sampled_from(names), min_size=1))
-        there += [name for name in names if name in present]
+    for series in sorted({(one.stem, one.count): one for one in several}.values()):
+        first, *names = [series.name(number) for number in range(1, int(series.count) + 1)]
+        present = {first, *(data.draw(st.sets(st.sampled_from(names))) if names else ())}
+        there += [name for name in (first, *names) if name in present]
         missing += [name for name in names if name not in present]
-    assert missing_shards(data.draw(st.permutations(there))) == missing
+        assert list(series_among(present)) == [series]
+    assert missing_shards(data.draw(st.permutations(there))) == Missing(tuple(missing[:100]), len(missing))
 
 
-def test_a_series_may_be_counted_from_zero() -> None:
-    """Where that is known, as from an index, the last number is one less."""
-    series = Series("model", 5, "00003", ".safetensors")
-    assert series.missing({series.name(0)}, first=0) == [series.name(1), series.name(2)]
+def test_numbers_with_and_without_zeros_are_two_series() -> None:
+    """A number that may be in either is in the one with the zeros; of several alone the width is their own."""
+    padded, plain = [[f"m-{number:0{width}}-of-12.bin" for number in range(1, 13)] for width in (2, 1)]
+    both = series_among([*padded, *plain])
+    assert both == {Series("m", 2, "12", ".bin"): padded + plain[9:], Series("m", 1, "12", ".bin"): plain[:9]}
+    assert series_among(plain[9:]) == {Series("m", 2, "12", ".bin"): plain[9:]}
+    assert series_among(["m-0-of-3.bin", "m-2-of-3.bin"]) == {
+        Series("m", 1, "3", ".bin"): ["m-0-of-3.bin", "m-2-of-3.bin"]
+    }
+    long = [f"m-{number:05}-of-012345.bin" for number in range(1, 12346)]
+    assert missing_shards(long) == Missing((), 0)
+
+
+def test_numbers_beyond_the_count_make_up_for_none() -> None:
+    """Zero, and what is larger than the count, are none of the shards that it promises."""
+    assert missing_shards(["m-00000-of-00002.bin", "m-00003-of-00002.bin"]) == Missing(
+        ("m-00001-of-00002.bin", "m-00002-of-00002.bin"), 2
+    )
 
 
 @given(st.sets(st.integers(0, 130)))
@@ -78,13 +94,30 @@ def test_metas_ranks_are_counted_from_zero_to_the_last(ranks: set[int]) -> None:
     others = ["consolidated.0.pth", "consolidated.007.pth", "consolidated.00.pth.tmp", "consolidated.safetensors"]
     assert list(meta_ranks([*names, *others]).items()) == [(n, f"consolidated.{n:02}.pth") for n in sorted(ranks)]
     gaps = [rank for rank in range(max(ranks, default=0)) if rank not in ranks]
-    assert missing_shards([*names, *others]) == [f"consolidated.{rank:02}.pth" for rank in gaps]
+    lost = [f"consolidated.{rank:02}.pth" for rank in gaps]
+    assert missing_shards([*names, *others]) == Missing(tuple(lost[:100]), len(lost))
 
 
 def test_a_name_alone_costs_no_memory() -> None:
-    """A file that claims to be one of 999,999,999 promises no more than 100,000."""
-    assert len(missing_shards(["model-000000001-of-999999999.safetensors"])) == 99_999
-    assert missing_shards(["model-1-of-9999999999.safetensors", "consolidated.100000.pth"]) == []
+    """Of what a file that claims to be one of 999,999,999 promises, a hundred are named and the others counted."""
+    missing = missing_shards(["model-000000001-of-999999999.safetensors"])
+    assert (len(missing.names), missing.count) == (100, 999_999_998)
+    assert missing.names[0] == "model-000000002-of-999999999.safetensors"
+    assert missing_shards(["model-1-of-9999999999.safetensors", "consolidated.100000.pth"]) == Missing((), 0)
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "told"),
+    [
+        (0, 2, ""),
+        (2, 2, "a is gone.\nb is gone."),
+        (3, 2, "a is gone.\nb is gone.\n… and 1 more."),
+        (1004, 5, "a is gone.\nb is gone.\nc is gone.\n… and 1001 more."),
+    ],
+)
+def test_what_is_missing_is_told_a_line_each(count: int, most: int, told: str) -> None:
+    """Up to so many, of those that are known; the others are counted."""
+    assert Missing(("a", "b", "c")[:count], count).told(lambda name: f"{name} is gone.", most) == told
 
 
 @pytest.mark.parametrize(

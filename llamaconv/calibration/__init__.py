@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llamaconv.calibration.load import load_calibration, load_evaluation
+from llamaconv.calibration.load import load_calibration, load_evaluation, require_file
 from llamaconv.calibration.sequences import CalibrationSet
 
-__all__ = ["CalibrationSet", "load_calibration", "load_evaluation"]
+__all__ = ["CalibrationSet", "load_calibration", "load_evaluation", "require_file"]

@@ -16,7 +16,7 @@ from llamaconv.calibration.tokens import check_ids, read_npy, read_safetensors
 from llamaconv.errors import CalibrationError, UsageError
 from llamaconv.tokenizer import Tokenizer
 
-__all__ = ["DEFAULT_LENGTH", "load_calibration", "load_evaluation"]
+__all__ = ["DEFAULT_LENGTH", "load_calibration", "load_evaluation", "require_file"]
 
 logger = logging.getLogger(__name__)
 
@@ -114,17 +114,26 @@ def _load(source: str | None, wish: _Wish) -> CalibrationSet:
     return loaded
 
 
-def _from_file(path: Path, wish: _Wish) -> CalibrationSet:
-    suffix = path.suffix.lower()
+def require_file(path: Path) -> None:
+    """Refuse a path that is not a file's, or of no kind that can be read.
+
+    Raises:
+        CalibrationError: It is one of these.
+    """
     if not path.is_file():
         reason = "is not a file" if path.exists() else "does not exist"
         raise CalibrationError(f"{path}: {reason}.", file=str(path))
-    if suffix not in _SUFFIXES:
+    if path.suffix.lower() not in _SUFFIXES:
         raise CalibrationError(
-            f"{path}: not a kind of file that holds {wish.split} data.",
+            f"{path}: not a kind of file that holds text or tokens.",
             hint=f"Its name must end in {', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]}.",
             file=str(path),
         )
+
+
+def _from_file(path: Path, wish: _Wish) -> CalibrationSet:
+    require_file(path)
+    suffix = path.suffix.lower()
     if suffix in _TOKEN_READERS:
         return _from_tokens(path, wish)
     if suffix == ".txt":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ from llamaconv.progress import Progress, Report
 __all__ = ["Bars", "bars", "shortened"]
 
 _SECONDS_BETWEEN_UPDATES = 0.1  # tasks report more often than anyone can read
+
+_SHARD = re.compile(r"\d+(?=-of-\d+)")
 
 # Columns of the terminal: figures such as "999 MB of 4.98 GB 82.9 MB/s 1:02:03 left", bars, and names of parts.
 _FIGURES, _BAR, _NARROW_BAR, _NAME, _SHORT_NAME, _TAIL = 44, 24, 8, 34, 10, 6
@@ -125,11 +128,19 @@ class Bars:
 
 
 def shortened(name: str, width: int) -> str:
-    """``name`` in at most ``width`` characters: a shard's number stands near its beginning, a kind at the end."""
+    """``name`` in at most ``width`` characters: both ends of it; of a shard's, its number whatever else goes."""
     if len(name) <= width:
         return name
     tail = min(_TAIL, width // 2)
-    return f"{name[: width - tail - 1]}…{name[-tail:]}"
+    if shard := _SHARD.search(name):
+        tail = min(tail, max(width - shard.end() - 1, 0))
+    head = width - tail - 1
+    if not shard or shard.end() <= head:
+        return f"{name[:head]}…{name[len(name) - tail :]}"
+    number = shard[0]
+    if (before := width - len(number) - 2) < 0:
+        return f"…{number}"[:width]
+    return f"{name[:before]}…{number}…"
 
 
 def _display(console: Console, bar: int, clock: Clock) -> Display:

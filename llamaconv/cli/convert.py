@@ -90,7 +90,7 @@ def command(source: Source, out: Path, dry_run: bool, cache_dir: Path | None, sc
             screen.result(planned.to_json(), _plan_tables)
         return
     with if_interrupted(remains(out)):
-        path = fetched(source, cache_dir, screen, out, settings["overwrite"])
+        path = fetched(source, cache_dir, screen, out=out, overwrite=settings["overwrite"])
         with screen.progress() as report:
             result = convert(path, out, chosen, report).to_json()
     screen.result(result, _tables)

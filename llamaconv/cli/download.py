@@ -16,6 +16,7 @@ from llamaconv.cli.options import PATH, FiniteRange, given, refuse, screened, te
 from llamaconv.cli.output import Screen
 from llamaconv.cli.signals import if_interrupted
 from llamaconv.cli.tables import facts, grid, plural, size
+from llamaconv.errors import UsageError
 from llamaconv.hub.reference import Reference, parse
 from llamaconv.hub.settings import DownloadSettings
 
@@ -81,7 +82,11 @@ def token(value: str) -> str:
     help="The Hub or a mirror; repeatable: what one does not give is asked of the next.",
 )
 @click.option(
-    "--retries", type=click.IntRange(0), default=8, metavar="N", help="Of one thing, without a byte of progress."
+    "--retries",
+    type=click.IntRange(0),
+    default=8,
+    metavar="N",
+    help="How often one thing is tried again in a row; new bytes start the count anew.",
 )
 @click.option(
     "--timeout",
@@ -126,7 +131,7 @@ def command(
     Without FILES and patterns, one complete model: config, tokenizer and the weights once. What was fetched before,
     by a run that was interrupted too, is not fetched again.
     """
-    _require_sense(reference, local_dir, revision, settings)
+    _require_sense(reference, local_dir, revision, {**settings, "files": files, "dry_run": dry_run})
     if revision is not None:
         reference = replace(reference, revision=revision)
     directory = cached(reference, cache_dir) if local_dir is None else local_dir
@@ -149,6 +154,13 @@ def _require_sense(
         refuse("REPO has a revision already: --revision.")
     if settings["locked"] and settings["lock"] is None:
         refuse("Without effect but with --lock: --locked.")
+    if settings["dry_run"] and settings["lock"] is not None and not settings["locked"]:
+        refuse("--lock has nothing to record of a --dry-run.")
+    if settings["files"] and (settings["include"] or settings["exclude"]):
+        raise UsageError(
+            "FILES and patterns exclude each other.",
+            hint="Repeat --include or --exclude for each pattern, and quote patterns: the shell makes names of them.",
+        )
     if local_dir is not None and given("cache_dir"):
         refuse("Without effect with --local-dir: --cache-dir.")
 

@@ -60,8 +60,9 @@ def command(model: Source, against: Source | None, cache_dir: Path | None, scree
     require_hub_source(model, against)
     from llamaconv.tasks.evaluate import EvaluateSettings, evaluate
 
-    judged = fetched(model, cache_dir, screen)
-    reference = None if against is None else fetched(against, cache_dir, screen)
+    data = settings["text"]
+    judged = fetched(model, cache_dir, screen, beside=against, data=data)
+    reference = None if against is None else fetched(against, cache_dir, screen, beside=model, data=data)
     try:
         with screen.progress() as report:
             evaluation = evaluate(judged, EvaluateSettings(reference, **settings), report)

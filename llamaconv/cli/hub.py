@@ -47,7 +47,14 @@ def require_hub_source(*places: Source | None) -> None:
 
 
 def fetched(
-    place: Source, cache_dir: Path | None, screen: Screen, out: Path | None = None, overwrite: bool = False
+    place: Source,
+    cache_dir: Path | None,
+    screen: Screen,
+    *,
+    out: Path | None = None,
+    overwrite: bool = False,
+    beside: Source | None = None,
+    data: str | None = None,
 ) -> Path:
     """The path of a source: a repository of the Hub is downloaded into the cache, as far as it is not there.
 
@@ -56,17 +63,24 @@ def fetched(
         cache_dir: The cache; None for the platform's.
         screen: Shows the progress.
         out, overwrite: What the command will write: hours of downloading must not end in finding that in the way.
+        beside, data: What else it will read, another checkpoint and a file of text or tokens, nor in missing those.
 
     Raises:
-        LlamaconvError: As :func:`llamaconv.tasks.download.download`.
+        LlamaconvError: As :func:`llamaconv.tasks.download.download`; or what the command would raise for the others.
     """
     if isinstance(place, Path):
         return place
+    from llamaconv.calibration import require_file
     from llamaconv.sinks.publish import Publication
+    from llamaconv.sources.open import require_there
     from llamaconv.tasks.download import download
 
     if out is not None:
         Publication(out, overwrite, 0).require_free()
+    if isinstance(beside, Path):
+        require_there(beside)
+    if data is not None:
+        require_file(Path(data))
     directory = cached(place, cache_dir)
     with if_interrupted(kept), screen.progress() as report:
         download(place.repository, directory, DownloadSettings(revision=place.revision), report)

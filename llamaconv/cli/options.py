@@ -15,6 +15,7 @@ from click.core import ParameterSource
 
 from llamaconv.cli.noise import logs
 from llamaconv.cli.output import Screen
+from llamaconv.hub.reference import is_hub_reference
 
 __all__ = [
     "DTYPES",
@@ -40,12 +41,17 @@ _UNITS = {"": 1, "B": 1} | {
 }
 
 
-class NonEmptyPath(click.Path):
-    """A path. The empty string is refused: it would mean the current directory, as `"$UNSET"` did not."""
+class LocalPath(click.Path):
+    """A path. The empty string is refused: it would mean the current directory, as `"$UNSET"` did not.
+
+    So is a repository of the Hub: it would become a folder named ``hf:``.
+    """
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not value:
             self.fail("The path is empty.", param, ctx)
+        if isinstance(value, str) and is_hub_reference(value):
+            self.fail("A path is needed here, not a repository of the Hub.", param, ctx)
         return super().convert(value, param, ctx)
 
 
@@ -97,7 +103,7 @@ def device(value: str) -> str:
     return value
 
 
-PATH = NonEmptyPath(path_type=Path)
+PATH = LocalPath(path_type=Path)
 
 device_option = click.option(
     "--device", type=device, default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:N."

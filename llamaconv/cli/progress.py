@@ -17,6 +17,7 @@ from llamaconv.progress import Progress, Report, silent
 __all__ = ["Clock", "Lines", "Pace", "Stopwatch", "done_of", "progress"]
 
 _SECONDS_BETWEEN_LINES = 10.0
+_SECONDS_BEFORE_A_PACE = 1.0  # sooner, it is anything
 
 Clock = Callable[[], float]
 
@@ -79,7 +80,10 @@ class Stopwatch:
 
 
 class Lines:
-    """Progress for a log: the first report at once, then at most one line in ten seconds. Parts of a task have none.
+    """Progress for a log: at most one line in ten seconds, and one for the end of each task. Parts of a task have none.
+
+    The first line waits for something done and a pace to tell, unless the report says what is in hand. A task that had
+    nothing to do has none.
 
     Args:
         write: Takes a line, without its newline.
@@ -91,6 +95,7 @@ class Lines:
         self._clock = clock
         self._stopwatch = Stopwatch(clock)
         self._due = -float("inf")
+        self._under_way: dict[str, float] = {}
         self._lock = Lock()
 
     def __call__(self, step: Progress) -> None:
@@ -100,12 +105,18 @@ class Lines:
             self._tell(step)
 
     def _tell(self, step: Progress) -> None:
-        pace = self._stopwatch.measure(step)
-        if (now := self._clock()) < self._due:
-            return
+        pace, now = self._stopwatch.measure(step), self._clock()
+        ended = step.done >= step.total
+        if ended:
+            if self._under_way.pop(step.task, None) is None:
+                return
+        else:
+            paced = now >= self._under_way.setdefault(step.task, now) + _SECONDS_BEFORE_A_PACE
+            if now < self._due or not (step.detail or (step.done and paced)):
+                return
         self._due = now + _SECONDS_BETWEEN_LINES
         parts = [f"{step.task}: {done_of(step)}", pace.describe(step.unit)]
-        if pace.left is not None:
+        if pace.left is not None and not ended:
             parts.append(f"{duration(pace.left)} left")
         self._write(", ".join(part for part in (*parts, step.detail) if part))
 

@@ -132,13 +132,13 @@ def command(
     _require_sense(out, dry_run, report_path, settings)
     from llamaconv.tasks.quantize import QuantizeSettings, plan, quantize
 
-    chosen = QuantizeSettings(**settings)
+    chosen, data = QuantizeSettings(**settings), settings["calibration"]
     if dry_run:
-        planned = plan(fetched(source, cache_dir, screen), out, chosen)
+        planned = plan(fetched(source, cache_dir, screen, data=data), out, chosen)
         emit(as_json(planned.to_json()) if screen.json else printable(planned.describe()))
         return
     with report_file(report_path) as write_report, if_interrupted(remains(out)):
-        path = fetched(source, cache_dir, screen, out, settings["overwrite"])
+        path = fetched(source, cache_dir, screen, out=out, overwrite=settings["overwrite"], data=data)
         with screen.progress() as report:
             result = quantize(path, out, chosen, report).to_json()
         write_report(as_json(result) + "\n")

@@ -68,7 +68,7 @@ class DemoResult:
         """JSON-safe form."""
         return {
             "out": str(self.out),
-            "artifacts": [str(self.out / row.name) for row in self.rows[1:]],
+            "artifacts": [str(self.out / row.name) for row in self.rows],
             "download": self.download.to_json(),
             "model": self.model.to_json(),
             "rows": [asdict(row) for row in self.rows],

@@ -1,4 +1,4 @@
-"""The three things asked of the Hub's API: the commit of a revision, the files of a commit, a file's address."""
+"""What is asked of the Hub: the commit of a revision, the files of a commit, a file's address, a small file."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from llamaconv.errors import HubError, printable
 from llamaconv.hub.answers import Asked, Hiccup, shown_status
 from llamaconv.hub.client import Answer, Client
 from llamaconv.hub.repository import Digest, RemoteFile
+from llamaconv.hub.retry import Flaw
 
-__all__ = ["collect", "file_path", "list_page", "resolve"]
+__all__ = ["MAX_BYTES", "collect", "file_body", "file_path", "list_page", "require_length", "resolve"]
 
 MAX_BYTES = 64_000_000
 MAX_FILES = 1_000_000
@@ -28,6 +29,7 @@ _Size = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
 
 T = TypeVar("T")
 
+_LENGTH = re.compile(r"[0-9]{1,18}")
 _LINK = re.compile(r"<([^>]*)>([^<]*)")
 _NEXT = re.compile(r';\s*rel\s*=\s*"?next"?\s*(?:[;,]|$)', re.IGNORECASE)
 
@@ -67,7 +69,7 @@ def resolve(client: Client, endpoint: str, repository: str, revision: str, limit
     path = f"/api/models/{quote(repository)}/revision/{quote(revision, safe='')}"
     asked = Asked(repository, revision)
     with client.get(endpoint, path, asked, limit=limit) as answer:
-        body = _body(answer, limit)
+        body = _said(answer, limit)
     return _understood(TypeAdapter(_Revision), body, answer, asked).sha
 
 
@@ -84,7 +86,7 @@ def list_page(
     path = next_path or f"{tree}?recursive=true&expand=false"
     asked = Asked(repository, commit)
     with client.get(endpoint, path, asked, limit=limit) as answer:
-        body = _body(answer, limit)
+        body = _said(answer, limit)
     entries = _understood(_ENTRIES, body, answer, asked)
     found = [entry for entry in entries if entry.get("type") == "file"]  # the rest are directories
     files = [file.listed() for file in _understood(_FILES, found, answer, asked)]
@@ -94,6 +96,41 @@ def list_page(
 def file_path(repository: str, commit: str, name: str) -> str:
     """The path, below an endpoint, of a file's bytes."""
     return hf_hub_url(repository, name, revision=commit, endpoint="")
+
+
+def file_body(
+    client: Client, endpoint: str, repository: str, commit: str, file: RemoteFile, limit: float | None = None
+) -> bytes:
+    """The bytes of a small file, as many as they must be; nobody has hashed them yet.
+
+    Raises:
+        Hiccup, HubError, NetworkError, UsageError: As ``Client.get``; a Hiccup also if there are too few bytes.
+        Flaw: There are too many.
+    """
+    asked = Asked(repository, commit, file.name)
+    with client.get(endpoint, file_path(repository, commit, file.name), asked, limit=limit) as answer:
+        require_length(answer, file.size)
+        body = _body(answer, limit, file.size + 1)
+    if len(body) > file.size:
+        raise Flaw(f"{answer.host} sends more than the {file.size:,} bytes that the Hub promises")
+    if len(body) < file.size:
+        raise Hiccup(f"{answer.host} ended the file early, {file.size - len(body):,} bytes before its end")
+    return body
+
+
+def require_length(answer: Answer, expected: int) -> None:
+    """Refuse what is another thing by its length, such as the page of a portal: no byte is given up for it.
+
+    Raises:
+        Hiccup: It is shorter, or a page.
+        Flaw: It is longer.
+    """
+    length = answer.headers.get("content-length", "")
+    if not _LENGTH.fullmatch(length) or int(length) == expected:
+        return
+    reason = f"{answer.host} announces {int(length):,} bytes where {expected:,} belong"
+    page = answer.headers.get("content-type", "").startswith("text/html")
+    raise Flaw(reason) if int(length) > expected and not page else Hiccup(reason)
 
 
 def collect(pages: Iterable[list[RemoteFile]], repository: str) -> tuple[RemoteFile, ...]:
@@ -113,15 +150,23 @@ def collect(pages: Iterable[list[RemoteFile]], repository: str) -> tuple[RemoteF
     return tuple(files[name] for name in sorted(files))
 
 
-def _body(answer: Answer, limit: float | None) -> bytes:
+def _said(answer: Answer, limit: float | None) -> bytes:
+    body = _body(answer, limit, MAX_BYTES + 1)
+    if len(body) > MAX_BYTES:
+        raise HubError(f"{answer.host} answered with more than {MAX_BYTES} bytes, too many for its API.")
+    return body
+
+
+def _body(answer: Answer, limit: float | None, enough: int) -> bytes:
+    """All of it, or as many bytes as are enough to refuse it."""
     if answer.status != 200:
         raise Hiccup(f"{answer.host} answered {shown_status(answer.status)}")
     end = None if limit is None else time.monotonic() + limit
     body = bytearray()
     for chunk in answer.chunks():
         body += chunk
-        if len(body) > MAX_BYTES:
-            raise HubError(f"{answer.host} answered with more than {MAX_BYTES} bytes, too many for its API.")
+        if len(body) >= enough:
+            break
         if end is not None and time.monotonic() > end:
             raise Hiccup(f"{answer.host} did not end its answer in time")
     return bytes(body)

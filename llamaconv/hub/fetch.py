@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from llamaconv.errors import HubError
 from llamaconv.hub.answers import Asked, Hiccup
-from llamaconv.hub.api import file_path
+from llamaconv.hub.api import file_path, require_length
 from llamaconv.hub.board import Board
 from llamaconv.hub.client import Answer, Client
 from llamaconv.hub.meter import Meter
@@ -21,7 +21,6 @@ from llamaconv.hub.transfer import Transfer
 __all__ = ["Fetcher"]
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/(?:([0-9]{1,18})|\*)")
-_LENGTH = re.compile(r"[0-9]{1,18}")
 
 
 class Fetcher:
@@ -112,7 +111,7 @@ class _Errand:
         if answer.status == 416:
             self.piece = self._fetcher.board.start_over(self._transfer, self.piece)
             raise Hiccup(f"{answer.host} has no such part of it (416), so it starts over")
-        self._require_length(answer, self._require_range(answer) if answer.status == 206 else self._file.size)
+        require_length(answer, self._require_range(answer) if answer.status == 206 else self._file.size)
         if answer.status != 206 and headers:  # the whole file instead of a part
             self.piece = self._fetcher.board.start_over(self._transfer, self.piece)
         self._part.remember(self.piece, shown_url(self._trials.endpoint), answer.headers.get("etag"))
@@ -131,15 +130,6 @@ class _Errand:
                 f"asked for {self.piece.position}-{self.piece.end - 1} of {self._file.size}"
             )
         return last - first + 1
-
-    def _require_length(self, answer: Answer, expected: int) -> None:
-        """Refuse what is another thing by its length, such as the page of a portal: no byte is given up for it."""
-        length = answer.headers.get("content-length", "")
-        if not _LENGTH.fullmatch(length) or int(length) == expected:
-            return
-        reason = f"{answer.host} announces {int(length):,} bytes where {expected:,} belong"
-        page = answer.headers.get("content-type", "").startswith("text/html")
-        raise Flaw(reason) if int(length) > expected and not page else Hiccup(reason)
 
     def _receive(self, answer: Answer) -> None:
         chunks = answer.chunks()

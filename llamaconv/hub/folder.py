@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
-from collections.abc import Callable, Collection, Iterator
-from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
-from threading import Lock
-
-from pydantic import TypeAdapter
+from typing import NamedTuple
 
 from llamaconv.disk import sync_names, writing
 from llamaconv.errors import OutputError
-from llamaconv.hub.beneath import Tree, components
+from llamaconv.hub.beneath import Tree
+from llamaconv.hub.entries import STATE, checked
 from llamaconv.hub.folder_lock import locked
-from llamaconv.hub.repository import Algorithm, RemoteFile
+from llamaconv.hub.records import Delivery, Records
+from llamaconv.hub.repository import RemoteFile
 from llamaconv.hub.stored_listing import Stored
+from llamaconv.hub.unfinished import Parts
 
-__all__ = ["STATE", "Folder", "Standing"]
+__all__ = ["STATE", "Folder", "Hashed", "Standing"]
 
-STATE = ".cache/llamaconv"
-"""Folder in the local directory that is ours; no file of a repository may lie in it."""
-
-_PART = "parts/{}.part"
 _BLOCK = 1 << 20
 
 logger = logging.getLogger(__name__)
@@ -40,21 +36,22 @@ class Standing(Enum):
     """The file: its hash was right, and size and modification time are still what they were then."""
     UNKNOWN = "unknown"
     """A file of the right size, which must be hashed to know."""
+    OUTDATED = "outdated"
+    """A file that an earlier download from the same repository brought, unchanged since: the right one replaces it."""
     OTHER = "other"
     """Another file, which stays until the right one replaces it."""
 
 
-@dataclass(frozen=True)
-class _Record:
-    """What a finished file was when its hash was right."""
+class Hashed(NamedTuple):
+    """A file that did not change while it was hashed.
 
-    size: int
-    mtime_ns: int
-    algorithm: Algorithm
+    Attributes:
+        hexdigest: In lower case.
+        status: Of what was hashed, whatever lies there now.
+    """
+
     hexdigest: str
-
-
-_RECORD = TypeAdapter(_Record)
+    status: os.stat_result
 
 
 class Folder:
@@ -66,20 +63,26 @@ class Folder:
     Args:
         tree: The directory.
         state: The folder in it that is ours.
+        repository: That the download is of, ``org/name``.
     """
 
-    def __init__(self, tree: Tree, state: Tree) -> None:
+    def __init__(self, tree: Tree, state: Tree, repository: str) -> None:
+        self.repository = repository
         self._tree = tree
         self._state = state
-        self._part_folders = Lock()  # one thread must not remove the empty folder that another has just made
+        self._records = Records(state)
+        self._parts = Parts(state, repository)
 
     @classmethod
     @contextmanager
-    def open(cls, path: Path, *, wait: Callable[[str], None], cancelled: Callable[[], None]) -> Iterator[Folder]:
+    def open(
+        cls, path: Path, repository: str, *, wait: Callable[[str], None], cancelled: Callable[[], None]
+    ) -> Iterator[Folder]:
         """The directory at ``path``, made where it is missing, once no other process downloads into it.
 
         Args:
             path: May be a symbolic link.
+            repository: That is downloaded.
             wait: Told once, in a sentence without its full stop, if another process must be waited for.
             cancelled: Called while waiting, several times a second; raises to give up.
 
@@ -95,11 +98,11 @@ class Folder:
                 with writing(state.path):
                     if state.status(".gitignore") is None:
                         state.write(".gitignore", b"*\n")
-                yield cls(tree, state)
+                yield cls(tree, state, repository)
 
     @classmethod
     @contextmanager
-    def look(cls, path: Path) -> Iterator[Folder]:
+    def look(cls, path: Path, repository: str) -> Iterator[Folder]:
         """The directory at ``path``, there or not, to see what is in it: nothing is made, written or locked.
 
         Raises:
@@ -108,7 +111,7 @@ class Folder:
         with writing(path):
             tree = Tree.look(path)
         with closing(tree), closing(tree.below(STATE, make=False)) as state:
-            yield cls(tree, state)
+            yield cls(tree, state, repository)
 
     @property
     def path(self) -> Path:
@@ -122,23 +125,19 @@ class Folder:
 
     def standing(self, file: RemoteFile) -> Standing:
         """What lies under the name of ``file``, as far as can be known without reading it."""
-        with writing(self.path / file.name):
-            found = self._tree.status(_checked(file.name))
+        found = self._status(file.name)
         if found is None:
             return Standing.ABSENT
-        if found.st_size != file.size:
-            return Standing.OTHER
-        record = self._recorded(file.name)
-        if (
-            record is None
-            or (record.size, record.mtime_ns) != (found.st_size, found.st_mtime_ns)
-            or record.algorithm != file.digest.algorithm
-        ):
-            return Standing.UNKNOWN
-        return Standing.DONE if record.hexdigest == file.digest.hexdigest else Standing.OTHER
+        known = self._records.delivery(file.name, found)
+        if found.st_size == file.size:
+            if known is None or known.digest.algorithm != file.digest.algorithm:
+                return Standing.UNKNOWN
+            if known.digest == file.digest:
+                return Standing.DONE
+        return Standing.OUTDATED if known is not None and known.repository == self.repository else Standing.OTHER
 
-    def digest_of(self, file: RemoteFile, check: Callable[[int], None]) -> str:
-        """The hash of what lies under the name of ``file``, in lower-case hexadecimal.
+    def digest_of(self, file: RemoteFile, check: Callable[[int], None]) -> Hashed | None:
+        """The hash of what lies under the name of ``file``; None if that was changed meanwhile.
 
         Args:
             file: Says which kind of hash.
@@ -146,55 +145,49 @@ class Folder:
         """
         path = self.path / file.name
         with writing(path):
-            descriptor = self._tree.open(_checked(file.name), os.O_RDONLY)
+            descriptor = self._tree.open(checked(file.name), os.O_RDONLY)
         try:
+            before = os.fstat(descriptor)
             hasher, block, done = file.digest.hasher(file.size), memoryview(bytearray(_BLOCK)), 0
             while True:
                 with writing(path):
                     count = os.preadv(descriptor, [block], done)
                 if count == 0:
-                    return hasher.hexdigest()
+                    return Hashed(hasher.hexdigest(), before) if _same(before, os.fstat(descriptor)) else None
                 hasher.update(block[:count])
                 done += count
                 check(done)
         finally:
             os.close(descriptor)
 
-    def record(self, file: RemoteFile) -> None:
-        """Remember that what lies under the name of ``file`` now has its hash."""
-        with writing(self.path / file.name):
-            found = self._tree.status(_checked(file.name))
-            if found is None:
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        self._write_record(file, found)
+    def record(self, file: RemoteFile, hashed: os.stat_result) -> None:
+        """Remember that the file that was ``hashed`` has the hash of ``file``; who brought it stays as it was."""
+        known = self._records.last(file.name)
+        brought = known if known and (known.digest == file.digest or known.describes(hashed)) else None
+        owner = brought.repository if brought else ""
+        self._records.write(file.name, _delivery(file, hashed, owner))
 
     def forget(self, file: RemoteFile) -> None:
         """Take back what ``record`` or ``finish`` remembered."""
-        name = _record_name(file.name)
-        with writing(self._state.path / name):
-            self._state.remove(name)
+        self._records.remove(file.name)
+
+    def share(self, file: RemoteFile) -> None:
+        """Told of a file that is there already: if it came from another repository, none may remove it any more."""
+        known = self._records.last(file.name)
+        if known is not None and known.repository not in ("", self.repository):
+            self._records.write(file.name, replace(known, repository=""))
 
     def open_part(self, file: RemoteFile) -> int:
         """A descriptor to read and write the unfinished ``file``, made empty if there is none; the caller closes it."""
-        name = _part_name(file.name)
-        with writing(self._state.path / name), self._part_folders:
-            return self._state.open(name, os.O_RDWR | os.O_CREAT, make=True)
+        return self._parts.open(file.name)
 
-    @contextmanager
-    def read_part(self, file: RemoteFile) -> Iterator[int | None]:
+    def read_part(self, file: RemoteFile) -> AbstractContextManager[int | None]:
         """A descriptor to read the unfinished ``file``; None if there is none."""
-        name, descriptor = _part_name(file.name), None
-        with writing(self._state.path / name), suppress(FileNotFoundError):
-            descriptor = self._state.open(name, os.O_RDONLY)
-        try:
-            yield descriptor
-        finally:
-            if descriptor is not None:
-                os.close(descriptor)
+        return self._parts.reading(file.name)
 
     def drop_part(self, file: RemoteFile) -> None:
         """Throw away the unfinished ``file``, if there is one."""
-        self._drop(_part_name(file.name))
+        self._parts.drop(file.name)
 
     def finish(self, file: RemoteFile, descriptor: int) -> None:
         """Give the unfinished ``file`` its name, durably, over what lies there; and remember that its hash is right.
@@ -206,18 +199,44 @@ class Folder:
         Raises:
             OutputError: Another program changed the unfinished file; or as all methods.
         """
-        final, part = file.name, _part_name(file.name)
-        with writing(self.path / final):
+        part = self._parts.place(file.name)
+        with writing(self.path / file.name):
             os.fsync(descriptor)
-            with self._state.parent(part) as (source, old), self._tree.parent(final, make=True) as (target, new):
+            with self._state.parent(part) as (source, old), self._tree.parent(file.name, make=True) as (target, new):
                 written = os.fstat(descriptor)
-                self._require_same(part, written, file.size)
-                self._tree.status(final)  # refuses what must not be replaced
+                self._parts.require_same(file.name, written, file.size)
+                before = self._tree.status(file.name)  # refuses what must not be replaced
+                replaced = before and self._records.delivery(file.name, before)
+                self._records.write(file.name, _delivery(file, written, self.repository), replaced)
                 os.rename(old, new, src_dir_fd=source, dst_dir_fd=target)
                 sync_names(target)
-        self._write_record(file, written)
-        with self._part_folders:
-            self._state.prune(part)
+        self._parts.prune(file.name)
+
+    def outdated(self, files: Iterable[RemoteFile]) -> list[str]:
+        """Names of what earlier downloads from the repository brought, unchanged since, and none of ``files`` is."""
+        present = {file.name: file.digest for file in files}
+        return [
+            name
+            for name, known in ((name, self._brought(name)) for name in self._records.names())
+            if known is not None and known.repository == self.repository and known.digest != present.get(name)
+        ]
+
+    def clear_out(self, files: Iterable[RemoteFile]) -> list[str]:
+        """Remove what is ``outdated``, and the records of what is not there any more; returns the names."""
+        names = self.outdated(files)
+        for name in names:
+            with writing(self.path / name):
+                self._tree.remove(name)
+                self._tree.prune(name)
+        for name in self._records.names():
+            with suppress(OutputError):  # what somebody put in its place stays
+                if self._status(name) is None:
+                    self._records.remove(name)
+        return names
+
+    def sweep(self, files: Iterable[RemoteFile]) -> list[tuple[str, int]]:
+        """Throw away the repository's unfinished files that are none of ``files``; returns their names and bytes."""
+        return self._parts.sweep(file.name for file in files)
 
     def read_listing(self) -> Stored | None:
         """What ``write_listing`` kept; None if that is missing or damaged."""
@@ -237,57 +256,24 @@ class Folder:
         with writing(self._state.path / "listing.json"):
             self._state.write("listing.json", stored.to_json())
 
-    def stale_parts(self, names: Collection[str]) -> list[str]:
-        """Names of unfinished files that are not among ``names``, sorted."""
-        with writing(self._state.path / "parts"):
-            found = [name.removesuffix(".part") for name in self._state.files("parts") if name.endswith(".part")]
-        return sorted(set(found).difference(names))
-
-    def sweep(self, names: Collection[str]) -> list[str]:
-        """Throw away the unfinished files that are not among ``names``; returns what they were to be."""
-        stale = self.stale_parts(names)
-        for name in stale:
-            self._drop(_PART.format(name))
-        return stale
-
-    def _drop(self, part: str) -> None:
-        with writing(self._state.path / part), self._part_folders:
-            self._state.remove(part)
-            self._state.prune(part)
-
-    def _require_same(self, part: str, written: os.stat_result, size: int) -> None:
-        found = self._state.status(part)
-        if found is None or not os.path.samestat(found, written) or written.st_size != size:
-            path = self._state.path / part
-            raise OutputError(
-                f"{path} was changed by another program.",
-                hint="Let nothing else write there, then start again.",
-                file=str(path),
-            )
-
-    def _recorded(self, name: str) -> _Record | None:
-        # A cache: without it the file is hashed again.
-        with suppress(OSError, OutputError, ValueError):
-            return _RECORD.validate_json(self._state.read(_record_name(name)) or b"", strict=True)
+    def _brought(self, name: str) -> Delivery | None:
+        with suppress(OutputError):  # what somebody put in its place is not what a download brought
+            found = self._status(name)
+            return None if found is None else self._records.delivery(name, found)
         return None
 
-    def _write_record(self, file: RemoteFile, found: os.stat_result) -> None:
-        name, digest = _record_name(file.name), file.digest
-        record = _Record(found.st_size, found.st_mtime_ns, digest.algorithm, digest.hexdigest)
-        with writing(self._state.path / name):
-            self._state.write(name, _RECORD.dump_json(record))
+    def _status(self, name: str) -> os.stat_result | None:
+        with writing(self.path / name):
+            return self._tree.status(checked(name))
 
 
-def _checked(name: str) -> str:
-    folders = "/".join(components(name)[:2])
-    if folders.casefold() == STATE:
-        raise OutputError(f"{name} lies where downloads keep their own notes ({STATE}).", file=name)
-    return name
+def _delivery(file: RemoteFile, found: os.stat_result, repository: str) -> Delivery:
+    return Delivery(found.st_size, found.st_mtime_ns, file.digest, repository)
 
 
-def _part_name(name: str) -> str:
-    return _PART.format(_checked(name))
-
-
-def _record_name(name: str) -> str:
-    return f"done/{_checked(name)}.json"
+def _same(before: os.stat_result, after: os.stat_result) -> bool:
+    return (before.st_size, before.st_mtime_ns, before.st_ctime_ns) == (
+        after.st_size,
+        after.st_mtime_ns,
+        after.st_ctime_ns,
+    )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from llamaconv.hub.folder import Folder, Standing
-from llamaconv.hub.part import bytes_there
+from llamaconv.hub.part import bytes_held, bytes_there
 from llamaconv.hub.repository import RemoteFile
 from llamaconv.hub.result import PlannedFile
 from llamaconv.hub.retry import Patience
@@ -31,11 +32,13 @@ class Inventory:
         there: Files that are whole and right.
         missing: The others.
         begun: How many bytes of each of these an earlier run left, by name.
+        damaged: Names of those that have something else in their place.
     """
 
     there: tuple[RemoteFile, ...]
     missing: tuple[RemoteFile, ...]
     begun: Mapping[str, int]
+    damaged: frozenset[str]
 
     @property
     def size(self) -> int:
@@ -56,6 +59,10 @@ def planned(folder: Folder, file: RemoteFile) -> PlannedFile:
     if standing is Standing.UNKNOWN:
         return PlannedFile(file, file.size, "to check")
     begun = _begun(folder, file)
+    if standing is Standing.OUTDATED:
+        return PlannedFile(file, begun, "outdated")
+    if standing is Standing.OTHER:
+        return PlannedFile(file, begun, "to replace")
     return PlannedFile(file, begun, "partial" if begun else "missing")
 
 
@@ -70,7 +77,7 @@ def take_inventory(
         patience: Ends it.
         report: Told about the hashing.
         verify: Hash all of them.
-        record: Keep what the hashes were; else nothing is written.
+        record: Keep what the hashes were, and say what is to be replaced; else nothing is written, and nothing said.
 
     Raises:
         OutputError: A file cannot be read, or something else is in its place.
@@ -81,18 +88,42 @@ def take_inventory(
     candidates = (Standing.DONE, Standing.UNKNOWN)
     doubtful = [file for file, standing in standings.items() if standing in candidates and file not in sure]
     right = _right(folder, doubtful, patience, report)
-    for file in doubtful:
-        if record and file in right:
-            folder.record(file)
-        elif record:
-            folder.forget(file)
-        if file not in right:
-            known = "damaged" if standings[file] is Standing.DONE else "of the right size but with other contents"
-            logger.warning("%s is %s; it must be fetched again", folder.path / file.name, known)
-    there = sure | right
-    missing = tuple(file for file in files if file not in there)
+    there = tuple(file for file in files if file in sure or file in right)
+    missing = tuple(file for file in files if file not in sure and file not in right)
+    if record:
+        _keep(folder, there, right, wrong=[file for file in doubtful if file not in right])
+        for file in missing:
+            _announce(folder, file, standings[file])
     begun = {file.name: _begun(folder, file) for file in missing}
-    return Inventory(tuple(file for file in files if file in there), missing, begun)
+    damaged = frozenset(file.name for file in missing if standings[file] is not Standing.ABSENT)
+    return Inventory(there, missing, begun, damaged)
+
+
+def _keep(
+    folder: Folder,
+    there: Collection[RemoteFile],
+    right: Mapping[RemoteFile, os.stat_result],
+    wrong: Collection[RemoteFile],
+) -> None:
+    """Put on record what was found, and what its hashes were."""
+    for file in there:
+        folder.share(file)
+        if file in right:
+            folder.record(file, right[file])
+    for file in wrong:
+        folder.forget(file)
+
+
+def _announce(folder: Folder, file: RemoteFile, standing: Standing) -> None:
+    """Say what fetching a file will cost that is there."""
+    path = folder.path / file.name
+    if standing is Standing.DONE:
+        logger.warning("%s is damaged; it must be fetched again", path)
+    elif standing in (Standing.UNKNOWN, Standing.OTHER):
+        logger.warning("%s is another file of that name; it will be replaced", path)
+    with folder.read_part(file) as part:
+        if part is not None and not bytes_there(part, file) and (held := bytes_held(part)):
+            logger.warning("%s: %s bytes were there of another commit's file; it starts over", path, f"{held:,}")
 
 
 def _begun(folder: Folder, file: RemoteFile) -> int:
@@ -100,31 +131,33 @@ def _begun(folder: Folder, file: RemoteFile) -> int:
         return 0 if part is None else bytes_there(part, file)
 
 
-def _right(folder: Folder, files: Sequence[RemoteFile], patience: Patience, report: Report) -> set[RemoteFile]:
-    """Those of ``files`` that lie in their place with the right hash."""
+def _right(
+    folder: Folder, files: Sequence[RemoteFile], patience: Patience, report: Report
+) -> dict[RemoteFile, os.stat_result]:
+    """Those of ``files`` that lie in their place with the right hash, and the status of what was hashed."""
     total, done, lock = sum(file.size for file in files), dict.fromkeys(files, 0), threading.Lock()
-    waiting, right, failures = list(reversed(files)), set[RemoteFile](), list[BaseException]()
+    waiting, right, failures = list(reversed(files)), dict[RemoteFile, os.stat_result](), list[BaseException]()
 
-    def is_right(file: RemoteFile) -> bool:
+    def look_at(file: RemoteFile) -> None:
         def check(position: int) -> None:
             patience.check()
             with lock:
                 done[file] = position
                 report(Progress("checking", sum(done.values()), total, "bytes", file.name))
 
-        return folder.digest_of(file, check) == file.digest.hexdigest
+        hashed = folder.digest_of(file, check)
+        if hashed is not None and hashed.hexdigest == file.digest.hexdigest:
+            right[file] = hashed.status
 
     def work() -> None:
         try:
             while waiting and not failures:
                 with suppress(IndexError):  # another thread took the last one
-                    file = waiting.pop()
-                    if is_right(file):
-                        right.add(file)
+                    look_at(waiting.pop())
         except BaseException as error:
             failures.append(error)
 
-    together(work, min(_HASHES_AT_A_TIME, len(files)), halt=patience.stop, halted=lambda: bool(failures))
+    together(work, min(_HASHES_AT_A_TIME, len(files)), "hash", halt=patience.stop, halted=lambda: bool(failures))
     if failures:
         raise failures[0]
     return right

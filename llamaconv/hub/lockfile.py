@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Mapping
+import stat
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,14 +15,16 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 from llamaconv.disk import sync_directory, writing
 from llamaconv.errors import ConfigError, OutputError, UsageError
+from llamaconv.hub.folder import STATE
 from llamaconv.hub.names import faults
 from llamaconv.hub.reference import Reference
 from llamaconv.hub.repository import Digest, Listing, RemoteFile
 from llamaconv.json_files import config_error, read_object, validated
 
-__all__ = ["Lock", "differences", "read_lock", "require_place", "write_lock"]
+__all__ = ["Lock", "differences", "read_lock", "require_free_of", "require_place", "write_lock"]
 
 _HINT = "Write it anew with --lock, without --locked."
+_NO_FOLDER = "Make its folder, or give --lock another place."
 
 
 @dataclass(frozen=True)
@@ -67,19 +70,73 @@ class _Contents(BaseModel):
     files: Mapping[str, _File]
 
 
-def require_place(path: Path) -> None:
-    """Raise before the work what would keep ``write_lock`` from ending it.
+def require_place(path: Path, directory: Path) -> None:
+    """Raise before anything is asked of the Hub what would keep ``write_lock`` from ending a download.
+
+    Args:
+        path: Where the lock file is to be; a file that is there will be replaced.
+        directory: Where the download goes, which may be missing: it will be made, with what it lies in.
 
     Raises:
         OutputError: The folder is missing or may not be written, or there is something else in the way.
     """
-    with writing(path):
+    folder, root = _real(path.parent), _real(directory)
+    try:
         usable = path.is_file() or not os.path.lexists(path)
-        if not os.access(path.parent, os.W_OK | os.X_OK):
-            code = errno.EACCES if path.parent.is_dir() else errno.ENOENT
-            raise OSError(code, os.strerror(code))
+        _require_folder(path.parent)
+    except FileNotFoundError as error:
+        if folder.is_relative_to(root) or root.is_relative_to(folder):
+            return
+        raise OutputError(f"{path}: {error.strerror}.", hint=_NO_FOLDER, file=str(path)) from error
+    except OSError as error:
+        hint = "Give --lock a place that can be written."
+        raise OutputError(f"{path}: {error.strerror}.", hint=hint, file=str(path)) from error
     if not usable:
         raise OutputError(f"{path}: not a regular file.", hint="Give --lock the name of a file.", file=str(path))
+
+
+def require_free_of(path: Path, directory: Path, names: Iterable[str]) -> None:
+    """Raise before the download what it and ``write_lock`` would do to each other.
+
+    Args:
+        path: Where the lock file is to be.
+        directory: Where the download goes.
+        names: Of the files that it brings.
+
+    Raises:
+        OutputError: The lock would replace one of them, or be in the way of one, or lie among the download's own
+            records, or in a folder that there will not be.
+    """
+    place, root = _real(path.parent) / path.name, _real(directory)
+    if not place.is_relative_to(root):
+        return
+    own, hint = place.relative_to(root), "Give --lock another name, or a place outside of the directory."
+    files = {Path(name) for name in names}
+    folders = {folder for file in files for folder in file.parents} | {Path()}
+    if own.is_relative_to(STATE):
+        fault = f"{path} lies among the download's own records."
+    elif own in files:
+        fault = f"{path} is one of the files that are downloaded."
+    elif own in folders:
+        fault = f"{path} is a folder of what is downloaded."
+    elif not files.isdisjoint(own.parents):
+        fault = f"{path} lies below a file that is downloaded."
+    elif own.parent not in folders and not place.parent.is_dir():
+        fault, hint = f"{path}: {os.strerror(errno.ENOENT)}.", _NO_FOLDER
+    else:
+        return
+    raise OutputError(fault, hint=hint, file=str(path))
+
+
+def _real(folder: Path) -> Path:
+    return Path(os.path.realpath(folder))
+
+
+def _require_folder(folder: Path) -> None:
+    if not stat.S_ISDIR(folder.stat().st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def write_lock(path: Path, lock: Lock) -> None:

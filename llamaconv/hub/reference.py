@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from hashlib import sha256
 from urllib.parse import quote, unquote, urlsplit
@@ -17,6 +18,7 @@ DEFAULT_REVISION = "main"
 _SCHEME = "hf://"
 _HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
 _OTHER_KINDS = ("datasets", "spaces")
+_PAGES_OF_FILES = ("blob", "resolve", "raw")
 _LONGEST_FOLDER = 200  # bytes, of the 255 that a file system takes: names are put before and after it
 # git-check-ref-format(1); and "%", of which nobody could say whether it is meant or part of a quoted character.
 _NO_REVISION = re.compile(r"[\x00-\x20\x7f~^:?*\[\\%]|\.\.|@\{|//|^[/-]|[/.]$|\.lock(/|$)|(^|/)\.|^$|^@$")
@@ -74,7 +76,29 @@ def parse(text: str) -> Reference:
         return _of_address(text)
     bare = text[len(_SCHEME) :] if is_hub_reference(text) else text
     repository, at, revision = bare.partition("@")
-    return Reference(repository, revision if at else None)
+    try:
+        return Reference(repository, revision if at else None)
+    except UsageError as error:
+        if (file := _of_file(repository, revision if at else None)) is not None:
+            error.hint = file
+        raise
+
+
+def _of_file(text: str, revision: str | None) -> str | None:
+    """What to type for a file, if ``text`` is that of a repository and the name of a file in it."""
+    organization, _, rest = text.partition("/")
+    name, _, file = rest.partition("/")
+    if not file or organization in _OTHER_KINDS or ":" in text:  # which may be a password's
+        return None
+    try:
+        return _to_type(Reference(f"{organization}/{name}", revision), file)
+    except UsageError:
+        return None
+
+
+def _to_type(reference: Reference, file: str) -> str:
+    revision = "" if reference.revision in (None, DEFAULT_REVISION) else f"@{reference.revision}"
+    return f"To get it: `llamaconv download {shlex.quote(reference.repository + revision)} {shlex.quote(file)}`."
 
 
 def _of_address(text: str) -> Reference:
@@ -99,6 +123,10 @@ def _of_address(text: str) -> Reference:
         return Reference("/".join(parts))
     if len(parts) in (3, 4) and parts[-2] == "tree":
         return Reference("/".join(parts[:-2]), parts[-1])
+    for place in (1, 2):  # of the kind of page: behind name, or behind org/name
+        if len(parts) > place + 2 and parts[place] in _PAGES_OF_FILES:
+            reference = Reference("/".join(parts[:place]), parts[place + 1])
+            raise UsageError("This address is that of a file.", hint=_to_type(reference, "/".join(parts[place + 2 :])))
     raise UsageError("This address is not that of a model's page.", hint=f"{_FORMS} Files are named after it.")
 
 

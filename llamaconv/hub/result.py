@@ -18,10 +18,12 @@ class Skipped:
     Attributes:
         what: A name, or how many files of which kind.
         why: In a few words.
+        names: Of all of them.
     """
 
     what: str
     why: str
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -92,12 +94,13 @@ class PlannedFile:
     Attributes:
         file: What it is.
         there: Bytes of it that need not be fetched.
-        state: "to check" is a file of the right size whose hash nobody knows yet.
+        state: "to check" is a file of the right size whose hash nobody knows yet; "outdated" one that an earlier
+            download brought and another commit has; "to replace" any other file of that name.
     """
 
     file: RemoteFile
     there: int
-    state: Literal["there", "partial", "missing", "to check"]
+    state: Literal["there", "partial", "missing", "to check", "outdated", "to replace"]
 
 
 @dataclass(frozen=True)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from llamaconv.errors import HubError, UsageError
+from llamaconv.hub.names import unusable
 from llamaconv.hub.repository import Listing, RemoteFile
+from llamaconv.hub.result import Skipped
 from llamaconv.hub.weight_files import chosen_weights, format_of, is_adapter, is_index
+from llamaconv.json_files import shown
 from llamaconv.weight_names import is_training_state
 
-__all__ = ["Selection", "select"]
+__all__ = ["Selection", "grouped", "select"]
 
 _AROUND = (
     "*.json",
@@ -22,6 +25,8 @@ _AROUND = (
     "tokenizer.model.*",
     "vocab.txt",
     "merges.txt",
+    "bpe.codes",
+    "*.spm",
     "*.tiktoken",
     "*.jinja",
     "*.py",
@@ -36,6 +41,7 @@ _MOST_COMPARED = 1000  # comparing with each of 100,000 names would take minutes
 
 _UNASKED = "not asked for"
 _OTHER_WEIGHTS = "other weights"
+_STALE = "names files that are not there"
 _ADAPTER = "an adapter"
 _TRAINING = "the state of a training"
 _ELSEWHERE = "not part of the model at the top"
@@ -50,15 +56,19 @@ class Selection:
 
     Attributes:
         chosen: In the listing's order.
-        skipped: What (a name, or a number of files: "12 files in onnx/") and why, a few lines for all the others.
+        skipped: All the others, in a few lines.
     """
 
     chosen: tuple[RemoteFile, ...]
-    skipped: tuple[tuple[str, str], ...]
+    skipped: tuple[Skipped, ...]
 
 
 def select(
-    listing: Listing, files: Sequence[str] = (), include: Sequence[str] = (), exclude: Sequence[str] = ()
+    listing: Listing,
+    files: Sequence[str],
+    include: Sequence[str],
+    exclude: Sequence[str],
+    read: Callable[[RemoteFile], bytes],
 ) -> Selection:
     """The files of a repository that are wanted.
 
@@ -67,13 +77,15 @@ def select(
         files: Names; one that ends in "/" is a folder with all below it.
         include, exclude: Globs over whole names as in huggingface_hub: ``*`` crosses slashes, case counts, and one
             that ends in "/" is a folder. Without ``include`` all that ``exclude`` leaves is wanted.
+        read: Gives the contents of an index of weights, if none of the others says what is wanted.
 
-    With none of them it is one complete model: configuration, tokenizer and licence at the top of the repository, and
+    With none of these it is one complete model: configuration, tokenizer and licence at the top of the repository, and
     the weights once, in the form that is chosen in a folder (``chosen_weights``).
 
     Raises:
         UsageError: Names together with patterns; patterns of ``include`` that match nothing; nothing is left.
-        HubError: Names that the repository does not have; no weights, or not all that belong together.
+        HubError: Names that the repository does not have; no weights, or not all that belong together. Or what
+            ``read`` raises.
     """
     if files and (include or exclude):
         raise UsageError("Both files and patterns were given.", hint="Name the files, or use --include and --exclude.")
@@ -81,7 +93,7 @@ def select(
         return _named(listing, files)
     if include or exclude:
         return _matching(listing, include, exclude)
-    return _model(listing)
+    return _model(listing, read)
 
 
 def _named(listing: Listing, files: Sequence[str]) -> Selection:
@@ -102,6 +114,9 @@ def _unknown(repository: str, unknown: Sequence[str], names: Sequence[str]) -> H
     candidates = sorted([*names, *folders], key=lambda name: name.count("/"))[:_MOST_COMPARED]
     lines = []
     for name in unknown[:_MOST_FAULTS]:
+        if reason := unusable(name):
+            lines.append(f"{repository}: no file here can have the name {shown(name)}: it {reason}.")
+            continue
         nearest = get_close_matches(name, candidates, n=1)
         lines.append(f"{repository} has no {name!r}" + (f": did you mean {nearest[0]!r}?" if nearest else "."))
     if len(unknown) > _MOST_FAULTS:
@@ -134,13 +149,14 @@ def _matches(pattern: str, names: Iterable[str]) -> set[str]:
     return {name for name in names if fnmatchcase(name, glob)}
 
 
-def _model(listing: Listing) -> Selection:
+def _model(listing: Listing, read: Callable[[RemoteFile], bytes]) -> Selection:
     names = [file.name for file in listing]
-    weights = set(chosen_weights(listing.repository, [name for name in names if "/" not in name]))
-    if not weights:
+    weights = chosen_weights(listing, read)
+    if not weights.names:
         raise _no_weights(listing.repository, names)
-    reasons = {name: reason for name in names if name not in weights and (reason := _reason(name))}
-    return _selection(listing, reasons)
+    others = set(names).difference(weights.names)
+    reasons = {name: reason for name in names if name in others and (reason := _reason(name))}
+    return _selection(listing, {**reasons, **dict.fromkeys(weights.stale, _STALE)})
 
 
 def _reason(name: str) -> str | None:
@@ -176,25 +192,30 @@ def _no_weights(repository: str, names: Sequence[str]) -> HubError:
 
 def _selection(listing: Listing, left_out: Mapping[str, str]) -> Selection:
     """All files but those in ``left_out``, for which it has the reasons."""
-    chosen = tuple(file for file in listing if file.name not in left_out)
+    return Selection(tuple(file for file in listing if file.name not in left_out), grouped(left_out))
+
+
+def grouped(left_out: Mapping[str, str]) -> tuple[Skipped, ...]:
+    """The files in ``left_out``, a line for all that have the same reason."""
     groups: dict[str, list[str]] = defaultdict(list)
     for name, reason in left_out.items():
         groups[reason].append(name)
-    skipped = [
-        (what, reason)
+    return tuple(
+        Skipped(what, reason, tuple(members))
         for reason, names in groups.items()
-        for what in (_by_folder(names) if reason == _ELSEWHERE else [_counted(names)])
-    ]
-    return Selection(chosen, tuple(skipped))
+        for what, members in (_by_folder(names) if reason == _ELSEWHERE else [(_counted(names), names)])
+    )
 
 
-def _by_folder(names: Sequence[str]) -> list[str]:
+def _by_folder(names: Sequence[str]) -> list[tuple[str, Sequence[str]]]:
     folders: dict[str, list[str]] = defaultdict(list)
     for name in names:
         folders[name.partition("/")[0]].append(name)
     if len(folders) > _MOST_FOLDERS:
-        return [f"{len(names)} files in {len(folders)} folders"]
-    return [below[0] if len(below) == 1 else f"{len(below)} files in {name}/" for name, below in folders.items()]
+        return [(f"{len(names)} files in {len(folders)} folders", names)]
+    return [
+        (below[0] if len(below) == 1 else f"{len(below)} files in {name}/", below) for name, below in folders.items()
+    ]
 
 
 def _counted(names: Sequence[str]) -> str:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
-from llamaconv.errors import DiskFullError, NetworkError
+from llamaconv.errors import DiskFullError, IntegrityError, NetworkError
 from llamaconv.hub.crew import fetch_missing
 from llamaconv.hub.folder import Folder
 from llamaconv.hub.inventory import Inventory, planned, take_inventory
-from llamaconv.hub.lockfile import Lock, require_place, write_lock
+from llamaconv.hub.lockfile import Lock, require_free_of, require_place, write_lock
+from llamaconv.hub.repository import Listing
 from llamaconv.hub.result import DownloadPlan, DownloadResult, FetchedFile
 from llamaconv.hub.session import Session, offline, session
 from llamaconv.hub.settings import DownloadSettings
@@ -22,6 +24,7 @@ from llamaconv.progress import Report
 __all__ = ["download", "plan"]
 
 _MOST_NAMED = 10
+_OFFLINE = "HF_HUB_OFFLINE is set: unset it to download."
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +36,8 @@ def download(repository: str, directory: Path, settings: DownloadSettings, repor
 
     Args:
         repository: ``org/name``.
-        directory: Made if it is missing. What else is in it stays.
+        directory: Made if it is missing. What else is in it stays, but for unchanged files of the repository's other
+            commits, which earlier downloads brought.
         settings: How.
         report: Told about progress, from several threads, one at a time.
 
@@ -48,8 +52,13 @@ def download(repository: str, directory: Path, settings: DownloadSettings, repor
     """
     began = perf_counter()
     lock = None if settings.locked else settings.lock
+    if lock is not None:
+        require_place(lock, directory)
     with session(settings) as open_session:
         wanted = _wanted(open_session, repository, directory, settings)
+        logger.info("%s: %s is commit %s", repository, wanted.revision, wanted.listing.commit)
+        if lock is not None:
+            require_free_of(lock, directory, [file.name for file in wanted.files])
         work = _found if offline(settings) else _fetched
         files = {one.file.name: one for one in work(open_session, wanted, directory, settings, report)}
         patience = open_session.patience
@@ -77,16 +86,19 @@ def plan(repository: str, directory: Path, settings: DownloadSettings) -> Downlo
     """
     with session(settings) as open_session:
         wanted = _wanted(open_session, repository, directory, settings)
-    with Folder.look(directory) as folder:
+    with Folder.look(directory, repository) as folder:
         files = tuple(planned(folder, file) for file in wanted.files)
         free = folder.free_bytes()
-    return DownloadPlan(repository, wanted.revision, wanted.listing.commit, directory, files, wanted.skipped, free)
+    made = DownloadPlan(repository, wanted.revision, wanted.listing.commit, directory, files, wanted.skipped, free)
+    if made.missing_bytes > free:
+        logger.warning("%s", _too_small(directory, made.missing_bytes, free))
+    return made
 
 
 def _wanted(open_session: Session, repository: str, directory: Path, settings: DownloadSettings) -> Wanted:
     if not offline(settings):
-        return from_hub(open_session.client, open_session.mirrors, open_session.patience, repository, settings)
-    with Folder.look(directory) as folder:
+        return open_session.call(lambda: from_hub(open_session, repository, directory, settings))
+    with Folder.look(directory, repository) as folder:
         return from_store(folder.read_listing(), repository, directory, settings)
 
 
@@ -94,44 +106,97 @@ def _fetched(
     open_session: Session, wanted: Wanted, directory: Path, settings: DownloadSettings, report: Report
 ) -> list[FetchedFile]:
     """All wanted files, those that are missing fetched."""
-    patience = open_session.patience
-    with Folder.open(directory, wait=logger.warning, cancelled=patience.check) as folder:
-        if settings.lock is not None and not settings.locked:
-            require_place(settings.lock)
-        folder.write_listing(Stored(wanted.revision, wanted.listing, tuple(file.name for file in wanted.files)))
+    patience, listing = open_session.patience, wanted.listing
+    with Folder.open(directory, listing.repository, wait=logger.warning, cancelled=patience.check) as folder:
+        before = folder.read_listing()
+        if before is not None and before.listing.repository != listing.repository:
+            logger.warning("%s holds %s; %s is added to it", directory, before.listing.repository, listing.repository)
+        folder.write_listing(Stored(wanted.revision, listing, tuple(file.name for file in wanted.files)))
         inventory = take_inventory(folder, wanted.files, patience, report, verify=settings.verify, record=True)
         _require_room(folder, inventory)
+        _tell(directory, inventory)
         fetched = fetch_missing(open_session, folder, wanted, inventory, settings.max_workers, report)
-        folder.sweep({file.name for file in wanted.listing})
+        _tidy(folder, listing)
     return [*(FetchedFile(file, "there") for file in inventory.there), *fetched]
+
+
+def _tell(directory: Path, inventory: Inventory) -> None:
+    begun, missing = sum(inventory.begun.values()), inventory.missing_bytes
+    logger.info(
+        "%s: %s bytes are there, %s bytes are still to be fetched, %s bytes of unfinished files are kept",
+        directory,
+        *(f"{nbytes:,}" for nbytes in (inventory.size - missing - begun, missing, begun)),
+    )
+
+
+def _tidy(folder: Folder, listing: Listing) -> None:
+    """Take away what earlier downloads from the repository left and this commit has not."""
+    if removed := folder.clear_out(listing):
+        logger.warning("%s: removed %s, which %s of another commit", folder.path, _named(removed), _are(removed))
+    for name, nbytes in folder.sweep(listing):
+        if nbytes:
+            logger.warning("%s: removed %s bytes of %s, which this commit has not", folder.path, f"{nbytes:,}", name)
 
 
 def _found(
     open_session: Session, wanted: Wanted, directory: Path, settings: DownloadSettings, report: Report
 ) -> list[FetchedFile]:
     """All wanted files, without a network and without a byte written: they may lie where nothing can be."""
-    with Folder.look(directory) as folder:
+    listing = wanted.listing
+    with Folder.look(directory, listing.repository) as folder:
         inventory = take_inventory(
             folder, wanted.files, open_session.patience, report, verify=settings.verify, record=False
         )
-    if not inventory.missing:
-        return [FetchedFile(file, "there") for file in inventory.there]
-    names = [file.name for file in inventory.missing]
-    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    raise NetworkError(
-        f"{directory}: of {wanted.listing.repository} {', '.join(names[:_MOST_NAMED])}{more} "
-        f"{'is' if len(names) == 1 else 'are'} missing, and the Hub must not be asked.",
-        hint="HF_HUB_OFFLINE is set: unset it to download.",
-        missing=names,
+        left = [] if wanted.pinned else folder.outdated(listing)
+    if inventory.missing:
+        raise _lacking(directory, wanted, inventory)
+    if left:  # a run was killed in its last moment; reading them would mix two commits
+        raise NetworkError(
+            f"{directory}: {_named(left)} {_are(left)} of another commit and yet to be removed, "
+            "and the Hub must not be asked.",
+            hint=_OFFLINE,
+            outdated=left,
+        )
+    return [FetchedFile(file, "there") for file in inventory.there]
+
+
+def _lacking(directory: Path, wanted: Wanted, inventory: Inventory) -> IntegrityError | NetworkError:
+    """What to say offline of files that are not there, or not as they must be."""
+    damaged = [file.name for file in inventory.missing if file.name in inventory.damaged]
+    missing = [file.name for file in inventory.missing if file.name not in inventory.damaged]
+    faults = [
+        f"{_named(names)} {_are(names)} {fault}"
+        for names, fault in ((missing, "missing"), (damaged, "damaged"))
+        if names
+    ]
+    kind = IntegrityError if wanted.pinned and damaged else NetworkError
+    return kind(
+        f"{directory}: of {wanted.listing.repository} {', '.join(faults)}, and the Hub must not be asked.",
+        hint=_OFFLINE,
+        missing=missing,
+        damaged=damaged,
     )
+
+
+def _named(names: Sequence[str]) -> str:
+    *others, last = [*names[:_MOST_NAMED], f"{len(names) - _MOST_NAMED} more"] if len(names) > _MOST_NAMED else names
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def _are(names: Sequence[str]) -> str:
+    return "is" if len(names) == 1 else "are"
 
 
 def _require_room(folder: Folder, inventory: Inventory) -> None:
     needed, free = inventory.missing_bytes, folder.free_bytes()
     if needed > free:
         raise DiskFullError(
-            f"{folder.path}: {needed:,} bytes are still to be fetched, {free:,} bytes are free.",
+            f"{_too_small(folder.path, needed, free)}.",
             hint="Free some space, or download to another directory. What was fetched stays.",
             needed=needed,
             free=free,
         )
+
+
+def _too_small(directory: Path, needed: int, free: int) -> str:
+    return f"{directory}: {needed:,} bytes are still to be fetched, {free:,} bytes are free"

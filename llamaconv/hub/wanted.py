@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from llamaconv.errors import HubError, IntegrityError, NetworkError, UsageError
+from llamaconv.errors import HubError, IntegrityError, NetworkError, OutputError, UsageError
 from llamaconv.hub.api import collect, list_page, resolve
-from llamaconv.hub.client import Client
+from llamaconv.hub.folder import Folder
 from llamaconv.hub.lockfile import Lock, differences, read_lock
-from llamaconv.hub.names import require_safe
+from llamaconv.hub.names import require_safe, unusable
 from llamaconv.hub.reference import DEFAULT_REVISION
 from llamaconv.hub.repository import Listing, RemoteFile
 from llamaconv.hub.result import Skipped
-from llamaconv.hub.retry import Mirrors, Patience, Trials
-from llamaconv.hub.selection import select
+from llamaconv.hub.retry import Trials
+from llamaconv.hub.selection import grouped, select
+from llamaconv.hub.session import Session
 from llamaconv.hub.settings import DownloadSettings
+from llamaconv.hub.small_files import reader, reader_offline
 from llamaconv.hub.stored_listing import Stored
 
 __all__ = ["Wanted", "from_hub", "from_store", "locked"]
@@ -28,7 +31,7 @@ class Wanted:
 
     Attributes:
         revision: As asked for.
-        listing: Of all the repository has at the commit, or of what the lock file names.
+        listing: Of all the repository has at the commit and that can be a file here, or of what the lock file names.
         files: Those that are wanted.
         skipped: The others.
         pinned: By a lock file: only these bytes will do.
@@ -41,14 +44,16 @@ class Wanted:
     pinned: bool = False
 
     @classmethod
-    def chosen(cls, revision: str, listing: Listing, settings: DownloadSettings) -> Wanted:
+    def chosen(
+        cls, revision: str, listing: Listing, settings: DownloadSettings, read: Callable[[RemoteFile], bytes]
+    ) -> Wanted:
         """By names, by patterns, or one complete model.
 
         Raises:
-            HubError, UsageError: As ``select``.
+            HubError, UsageError: As ``select``. Or what ``read`` raises.
         """
-        selection = select(listing, settings.files, settings.include, settings.exclude)
-        return cls(revision, listing, selection.chosen, tuple(Skipped(what, why) for what, why in selection.skipped))
+        selection = select(listing, settings.files, settings.include, settings.exclude, read)
+        return cls(revision, listing, selection.chosen, selection.skipped)
 
     @classmethod
     def of_lock(cls, lock: Lock) -> Wanted:
@@ -66,56 +71,85 @@ class Wanted:
         return error
 
 
-def from_hub(
-    client: Client, mirrors: Mirrors, patience: Patience, repository: str, settings: DownloadSettings
-) -> Wanted:
-    """Ask the Hub which commit the revision is, and what files it has.
+def from_hub(open_session: Session, repository: str, directory: Path, settings: DownloadSettings) -> Wanted:
+    """Ask the Hub which commit the revision is, what files it has, and for what an index of weights says.
+
+    Args:
+        open_session: Whom to ask.
+        repository: ``org/name``.
+        directory: Where that index may be already.
+        settings: What is wanted.
 
     Raises:
         HubError: It does not say, or has nothing that could be meant.
         UsageError: Patterns match nothing.
-        IntegrityError: It is not what the lock file says.
+        IntegrityError: It is not what the lock file says, or an index not what the Hub says.
         NetworkError: It could not be asked.
+        OutputError: Something is in the way in the directory.
     """
     pinned = locked(repository, settings)
     revision = settings.revision or (pinned.revision if pinned else DEFAULT_REVISION)
-    wanted = Wanted.of_lock(pinned) if pinned else None
     try:
-        commit = pinned.listing.commit if pinned else _commit(client, mirrors, patience, repository, revision)
-        listing = _listing(client, mirrors, patience, repository, commit)
+        if pinned:
+            return _as_pinned(pinned, open_session, settings)
+        commit = _commit(open_session, repository, revision)
+        listing, left_out = _listing(open_session, repository, commit)
+        wanted = Wanted.chosen(revision, listing, settings, reader(open_session, listing, directory))
+    except NetworkError as error:
+        stored = _stored(directory, repository)
+        if stored is not None and _answers(stored, repository, revision):
+            error.hint = f"{error.hint or ''} HF_HUB_OFFLINE=1 works from what is in {directory}.".lstrip()
+        raise
+    return replace(wanted, skipped=(*wanted.skipped, *left_out))
+
+
+def _as_pinned(pinned: Lock, open_session: Session, settings: DownloadSettings) -> Wanted:
+    """What a lock file names, which is what the Hub has."""
+    repository, commit = pinned.listing.repository, pinned.listing.commit
+    wanted = Wanted.of_lock(pinned)
+    try:
+        listing, _ = _listing(open_session, repository, commit)
     except HubError as error:
-        raise wanted.refused(error) if wanted else error from None
-    if pinned:
-        names = {file.name for file in pinned.listing}  # the others were not chosen then
-        offered = replace(listing, files=tuple(file for file in listing if file.name in names))
-        if faults := differences(pinned.listing, offered):
-            raise IntegrityError(
-                f"{settings.lock}: not what {repository} has at {commit}:\n" + "\n".join(faults),
-                hint="One of them was changed. Without --locked the lock file is written anew.",
-                file=str(settings.lock),
-            )
-        assert wanted is not None
-        return replace(wanted, listing=listing)
-    return Wanted.chosen(revision, listing, settings)
+        raise wanted.refused(error) from None
+    names = {file.name for file in pinned.listing}  # the others were not chosen then
+    offered = replace(listing, files=tuple(file for file in listing if file.name in names))
+    if faults := differences(pinned.listing, offered):
+        raise IntegrityError(
+            f"{settings.lock}: not what {repository} has at {commit}:\n" + "\n".join(faults),
+            hint="One of them was changed. Without --locked the lock file is written anew.",
+            file=str(settings.lock),
+        )
+    return replace(wanted, listing=listing)
 
 
 def from_store(stored: Stored | None, repository: str, directory: Path, settings: DownloadSettings) -> Wanted:
     """What the lock file or an earlier download into ``directory`` says, without asking the Hub.
 
     Raises:
-        NetworkError: Neither does.
+        NetworkError: Neither does, or an index of weights is not there.
         HubError, UsageError: As ``select``.
+        OutputError: Something is in the way in the directory.
     """
     if pinned := locked(repository, settings):
         return Wanted.of_lock(pinned)
     revision = settings.revision or DEFAULT_REVISION
-    known = stored is not None and stored.listing.repository == repository
-    if stored is None or not known or revision not in (stored.revision, stored.listing.commit):
+    if stored is None or not _answers(stored, repository, revision):
         raise NetworkError(
             f"{directory} holds no earlier download of {repository} at {revision}, and the Hub must not be asked.",
             hint="HF_HUB_OFFLINE is set: unset it to download.",
         )
-    return Wanted.chosen(revision, stored.listing, settings)
+    return Wanted.chosen(revision, stored.listing, settings, reader_offline(stored.listing, directory))
+
+
+def _stored(directory: Path, repository: str) -> Stored | None:
+    with suppress(OutputError), Folder.look(directory, repository) as folder:
+        return folder.read_listing()
+    return None
+
+
+def _answers(stored: Stored, repository: str, revision: str) -> bool:
+    """Whether ``stored`` says what the repository has at the revision."""
+    return stored.listing.repository == repository and revision in (stored.revision, stored.listing.commit)
 
 
 def locked(repository: str, settings: DownloadSettings) -> Lock | None:
@@ -142,25 +176,32 @@ def locked(repository: str, settings: DownloadSettings) -> Lock | None:
     return lock
 
 
-def _commit(client: Client, mirrors: Mirrors, patience: Patience, repository: str, revision: str) -> str:
-    trials = Trials(patience, repository, mirrors)
-    return trials.run(lambda: resolve(client, trials.endpoint, repository, revision, patience.left()))
+def _commit(open_session: Session, repository: str, revision: str) -> str:
+    patience = open_session.patience
+    trials = Trials(patience, repository, open_session.mirrors)
+    return trials.run(lambda: resolve(open_session.client, trials.endpoint, repository, revision, patience.left()))
 
 
-def _listing(client: Client, mirrors: Mirrors, patience: Patience, repository: str, commit: str) -> Listing:
-    files = collect(_pages(client, mirrors, patience, repository, commit), repository)
+def _listing(open_session: Session, repository: str, commit: str) -> tuple[Listing, tuple[Skipped, ...]]:
+    """The files of a commit, and those of them that cannot be files here."""
+    files = collect(_pages(open_session, repository, commit), repository)
     require_safe((file.name for file in files), repository)
-    return Listing(repository, commit, files)
+    reasons = _unusable(file.name for file in files)
+    usable = tuple(file for file in files if file.name not in reasons)
+    return Listing(repository, commit, usable), grouped(reasons)
 
 
-def _pages(
-    client: Client, mirrors: Mirrors, patience: Patience, repository: str, commit: str
-) -> Iterator[list[RemoteFile]]:
-    trials = Trials(patience, repository, mirrors)
+def _unusable(names: Iterable[str]) -> dict[str, str]:
+    return {name: f"cannot be a file here: its name {reason}" for name in names if (reason := unusable(name))}
+
+
+def _pages(open_session: Session, repository: str, commit: str) -> Iterator[list[RemoteFile]]:
+    patience = open_session.patience
+    trials = Trials(patience, repository, open_session.mirrors)
     path: str | None = None
 
     def page() -> tuple[list[RemoteFile], str | None]:
-        return list_page(client, trials.endpoint, repository, commit, path, patience.left())
+        return list_page(open_session.client, trials.endpoint, repository, commit, path, patience.left())
 
     while True:
         files, path = trials.run(page)

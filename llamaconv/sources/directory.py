@@ -9,7 +9,6 @@ from itertools import chain
 from pathlib import Path
 
 from llamaconv.errors import CheckpointError
-from llamaconv.sources.base import one_per_line
 from llamaconv.weight_names import (
     LIT_LLAMA,
     LITGPT,
@@ -91,9 +90,11 @@ def _together(directory: Path, names: Sequence[str]) -> Choice | None:
     """All of ``names``, which must be complete where they are numbered."""
     if not names:
         return None
-    if missing := missing_shards(names):
-        message = one_per_line([f"{directory}: the shard {name!r} is missing." for name in missing])
-        raise CheckpointError(message, hint="The checkpoint is incomplete: download it again.", missing=missing)
+    missing = missing_shards(names)
+    if missing.count:
+        message = missing.told(lambda name: f"{directory}: the shard {name!r} is missing.")
+        hint = "The checkpoint is incomplete: download it again."
+        raise CheckpointError(message, hint=hint, missing=list(missing.names))
     label = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
     return Choice(directory, label, tuple(names))
 

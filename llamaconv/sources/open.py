@@ -14,9 +14,10 @@ from llamaconv.sources.files import FilesReader
 from llamaconv.sources.index import open_index
 from llamaconv.sources.weights import open_weights, open_weights_together
 
-__all__ = ["Checkpoint", "open_checkpoint"]
+__all__ = ["Checkpoint", "open_checkpoint", "require_there"]
 
 _INDEX = ".json"
+_WEIGHTS = (".safetensors", ".bin", ".pth", ".pt", _INDEX)
 _MOST_NAMED = 3
 
 logger = logging.getLogger(__name__)
@@ -34,9 +35,9 @@ def open_checkpoint(path: Path, prefer: str | None = None) -> Checkpoint:
     """Open a directory, a single safetensors or torch file, or an index.json. Only what describes tensors is read.
 
     Which files of a directory are its weights, ``choose`` says, those of the layout ``prefer`` first; what they are,
-    their content. Files of
-    tensor-parallel ranks are one checkpoint whose names begin with the rank ("00/"). Symbolic links are followed and
-    not replaced by where they lead: in the Hub's cache config.json lies beside the link, not beside the blob.
+    their content. Files of tensor-parallel ranks are one checkpoint whose names begin with the rank ("00/"). Symbolic
+    links are followed and not replaced by where they lead: in the Hub's cache config.json lies beside the link, not
+    beside the blob.
 
     Raises:
         CheckpointError: Nothing there, or damaged or incomplete weights.
@@ -44,10 +45,28 @@ def open_checkpoint(path: Path, prefer: str | None = None) -> Checkpoint:
     """
     if os.path.isdir(path):
         return _open_directory(path, prefer)
-    if not os.path.lexists(path):
-        raise CheckpointError(f"{path} does not exist.", file=str(path))
+    require_there(path)
     reader = open_index(path) if path.suffix == _INDEX else FilesReader([open_weights(path)])
     return Checkpoint(path.parent, reader)
+
+
+def require_there(path: Path) -> None:
+    """Refuse a path under which there is nothing.
+
+    Raises:
+        CheckpointError: There is not.
+    """
+    if os.path.lexists(path):
+        return
+    hint = "A repository of the Hub is given as hf://org/name." if _may_mean_a_repository(path) else None
+    raise CheckpointError(f"{path} does not exist.", hint=hint, file=str(path))
+
+
+def _may_mean_a_repository(path: Path) -> bool:
+    parts = path.parts
+    if parts[:1] == ("hf:",):  # two slashes in a row are one in a path
+        return True
+    return len(parts) == 2 and parts[0] not in (os.sep, os.pardir) and path.suffix not in _WEIGHTS
 
 
 def _open_directory(directory: Path, prefer: str | None) -> Checkpoint:

@@ -23,7 +23,8 @@ def download(
 
     Args:
         repository: ``org/name``.
-        directory: Made if it is missing. What else is in it stays.
+        directory: Made if it is missing. What else is in it stays, but for unchanged files of the repository's other
+            commits, which earlier downloads brought.
         settings: How.
         report: Told about progress, from several threads, one at a time.
 

@@ -313,5 +313,5 @@ def test_other_kinds_of_files_are_refused(tmp_path: Path, name: str) -> None:
     path = write_text(tmp_path / name, "text")
     with pytest.raises(CalibrationError) as caught:
         judge(path)
-    assert str(caught.value) == f"{path}: not a kind of file that holds evaluation data."
+    assert str(caught.value) == f"{path}: not a kind of file that holds text or tokens."
     assert caught.value.hint == "Its name must end in .txt, .jsonl, .npy or .safetensors."

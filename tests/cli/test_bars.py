@@ -166,6 +166,45 @@ def test_short_names_keep_both_ends(name: str, width: int) -> None:
         assert name.endswith(tail)
 
 
+@given(
+    st.text("ab/-_é", max_size=30),
+    st.integers(1, 99_999),
+    st.sampled_from([".bin", ".safetensors"]),
+    st.integers(8, 50),
+)
+def test_short_names_keep_a_shards_number(start: str, number: int, kind: str, width: int) -> None:
+    """Which of many it is, is what tells one from the other; of 99,999, in eight characters too."""
+    name = f"{start}-{number:05}-of-99999{kind}"
+    short = shortened(name, width)
+    assert f"{number:05}" in short
+    assert len(short) == min(len(name), width) or short.endswith("…")
+    assert len(short) <= width
+    assert short[:1] in (name[:1], "…")
+
+
+def test_literal_short_names() -> None:
+    """What is cut is shown as cut."""
+    name = "pytorch_model-00012-of-00030.bin"
+    assert [shortened(name, width) for width in (8, 19, 26, 32)] == [
+        "p…00012…",
+        "pytorch_mode…00012…",
+        "pytorch_model-00012…30.bin",
+        name,
+    ]
+
+
+@pytest.mark.parametrize("width", [60, 70, 79])
+def test_a_narrow_terminal_shows_which_shard_it_is(width: int) -> None:
+    """Below 80 columns too."""
+    clock = Clock()
+    bars = on(clock, width)
+    for done in (0, 1_234_000):
+        bars(part("model-00012-of-00030.safetensors", done, 4_980_000_000))
+        clock.now += 1
+    (line,) = drawn(bars, width)
+    assert "00012" in line
+
+
 def test_reports_may_come_from_many_threads() -> None:
     """Each part is shown where it is, and none is left behind."""
     clock = Clock()

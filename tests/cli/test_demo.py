@@ -29,7 +29,8 @@ def test_the_demo_ends_with_a_table_and_the_artifacts(tmp_path: Path, capsys: py
     assert lines[1].startswith("llama: 2.89 M parameters, 4 layers; judged on ")
     assert lines[3].split("  ")[0] == ""
     assert [line.split()[0] for line in lines[5:8]] == ["dense", "gptq.int4", "llm.int8"]
-    assert lines[-2:] == [f"wrote  {tmp_path / 'gptq.int4'}", f"       {tmp_path / 'llm.int8'}"]
+    places = [str(tmp_path / name) for name in ("dense", "gptq.int4", "llm.int8")]
+    assert lines[-3:] == [f"wrote  {places[0]}", *(f"       {place}" for place in places[1:])]
     assert (tmp_path / "gptq.int4" / "model.safetensors").exists()
     bundled = Path(llamaconv.__file__).parent / "demo" / "model"
     assert {path.name: path.read_bytes() for path in bundled.iterdir()} == {

@@ -12,20 +12,15 @@ from threading import Event
 import pytest
 
 from llamaconv.cli import main
-from llamaconv.cli.download import command, plan_tables, result_tables
-from llamaconv.cli.output import Screen
+from llamaconv.cli.download import command
 from llamaconv.demo.answers import Answer, Request
 from llamaconv.demo.hub import Hub
 from llamaconv.demo.repository import Repository
 from llamaconv.hub.reference import Reference
-from llamaconv.hub.repository import Digest, RemoteFile
-from llamaconv.hub.result import DownloadPlan, DownloadResult, FetchedFile, PlannedFile, Skipped
 from llamaconv.hub.settings import DownloadSettings
 from tests.cli.models import MODEL
 from tests.cli.processes import command_line, environment, run
 
-COMMIT = "5" * 40
-HASH = Digest("sha256", "ab" * 32)
 VALUED = [option.opts[0] for option in command.params if option.param_type_name == "option" and option.is_flag is False]
 
 
@@ -103,6 +98,9 @@ def test_the_repository_may_carry_its_revision() -> None:
         (["o/n@v1", "--revision", "v1"], "REPO has a revision already: --revision."),
         (["o/n", "--locked"], "Without effect but with --lock: --locked."),
         (["o/n", "--local-dir", "a", "--cache-dir", "b"], "Without effect with --local-dir: --cache-dir."),
+        (["o/n", "--dry-run", "--lock", "a"], "--lock has nothing to record of a --dry-run."),
+        (["o/n", "a", "--include", "b"], "FILES and patterns exclude each other."),
+        (["o/n", "a", "--exclude", "b"], "FILES and patterns exclude each other."),
         (["o/n", "--revision", "a..b"], "'a..b' cannot be a revision."),
         (["o/n/m"], "'o/n/m' cannot be the name of a repository."),
         ([], "Missing argument 'REPO'."),
@@ -136,6 +134,22 @@ def test_what_cannot_be_meant_is_refused(
 ) -> None:
     """Before anything is asked of a network."""
     assert complaint(capsys, *arguments) == f"Error: {message}"
+
+
+@pytest.mark.parametrize("option", ["--local-dir", "--cache-dir", "--lock"])
+def test_places_are_paths(capsys: pytest.CaptureFixture[str], option: str) -> None:
+    """A repository of the Hub is none."""
+    assert complaint(capsys, "o/n", option, "hf://o/n") == (
+        f"Error: Invalid value for '{option}': A path is needed here, not a repository of the Hub."
+    )
+
+
+def test_a_shells_globs_are_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--include *.json` in a folder with two such files is a pattern and a file."""
+    assert main(["download", "o/n", "--include", "a.json", "b.json"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "Hint: Repeat --include or --exclude for each pattern, and quote patterns: the shell makes names of them."
+    )
 
 
 @pytest.mark.parametrize("option", VALUED)
@@ -197,50 +211,6 @@ def test_the_command_loads_no_torch(tmp_path: Path, arguments: list[str], code: 
     )
     assert done.stdout.splitlines()[-1] == "loaded: set()"
     assert done.returncode == code, done.stderr
-
-
-def test_a_result_says_what_was_fetched(capsys: pytest.CaptureFixture[str]) -> None:
-    """Files and bytes, what was resumed or tried again, what was skipped and why, and where it all is."""
-    names = ("config.json", "model-1.safetensors", "model-2.safetensors")
-    config, first, second = (RemoteFile(name, 2_000_000, HASH) for name in names)
-    files = FetchedFile(config, "there"), FetchedFile(first, "fetched", 2_000_000), FetchedFile(second, "resumed", 5000)
-    skipped = Skipped("README.md", "not part of the model"), Skipped("3 files in onnx/", "another \x1b[31mformat")
-    result = DownloadResult(
-        "o/n", "main", COMMIT, Path("there"), files, skipped, 3, 1, 2.0, Path("lock.json")
-    ).to_json()
-    Screen(quiet=True, json=False).result(result, result_tables)
-    assert capsys.readouterr().out.splitlines() == [
-        f"model         o/n, main at {COMMIT}",
-        "directory     there",
-        "holds         3 files, 6 MB",
-        "fetched       2 files, 2 MB",
-        "resumed       1 file",
-        "retries       3",
-        "wrong hashes  1, fetched again",
-        "lock          lock.json",
-        "skipped       README.md: not part of the model",
-        "              3 files in onnx/: another \\x1b[31mformat",
-        "took          2.0 s, 1 MB/s",
-    ]
-
-
-def test_a_plan_says_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
-    """Each file with its size and what is there of it, then the sums and the space for it."""
-    config, weights = RemoteFile("config.json", 768, HASH), RemoteFile("model.safetensors", 5_000_000, HASH)
-    files = PlannedFile(config, 768, "there"), PlannedFile(weights, 1_000_000, "partial")
-    planned = DownloadPlan("o/n", "v1", COMMIT, Path("there"), files, (), 8_000_000_000).to_json()
-    Screen(quiet=True, json=False).result(planned, plan_tables)
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["file", "state", "size", "there"]
-    assert lines[2].split() == ["config.json", "there", "768", "bytes", "768", "bytes"]
-    assert lines[3].split() == ["model.safetensors", "partial", "5", "MB", "1", "MB"]
-    assert lines[4:] == [
-        "",
-        f"model       o/n, v1 at {COMMIT}",
-        "directory   there",
-        "to fetch    4 MB of 5 MB",
-        "free space  8 GB",
-    ]
 
 
 def test_the_cache_is_where_it_is_said_to_be(hub: Hub, tmp_path: Path) -> None:

@@ -137,3 +137,76 @@ def test_an_output_in_the_way_is_found_before_the_download(
     assert f"{out} exists and is not empty." in capsys.readouterr().err
     assert len(hub.log) == before
     assert not cache.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["evaluate", "none", "--against", "hf://org/tiny"], "none does not exist."),
+        (["evaluate", "hf://org/tiny", "--against", "none"], "none does not exist."),
+        (["evaluate", "hf://org/tiny", "--text", "none.txt"], "none.txt: does not exist."),
+        (["evaluate", "MODEL", "--against", "hf://org/tiny", "--text", "none.npy"], "none.npy: does not exist."),
+        (["quantize", "hf://org/tiny", "q", "--mode", "gptq.int4", "--calibration", "."], ".: is not a file."),
+        (
+            ["quantize", "hf://org/tiny", "q", "--mode", "gptq.int4", "--calibration", "a.md", "--dry-run"],
+            "a.md: not a kind of file that holds text or tokens.",
+        ),
+    ],
+)
+def test_what_else_is_read_is_missed_before_the_download(
+    hub: Hub,
+    cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    error: str,
+) -> None:
+    """As it would be after it, and with not a request made."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.md").touch()
+    before = len(hub.log)
+    assert main([str(MODEL) if argument == "MODEL" else argument for argument in arguments]) == 3
+    assert f"Error: {error}\n" in capsys.readouterr().err
+    assert len(hub.log) == before
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        (["convert", "m", "hf://o/n", "--to", "hf"], "DST"),
+        (["quantize", "m", "hf://o/n", "--mode", "llm.int8"], "DST"),
+        (["quantize", "m", "q", "--mode", "llm.int8", "--report", "hf://o/n"], "--report"),
+        (["demo", "--out", "hf://o/n"], "--out"),
+        (["inspect", "m", "--cache-dir", "hf://o/n"], "--cache-dir"),
+    ],
+)
+def test_nothing_is_written_to_the_hub(capsys: pytest.CaptureFixture[str], command: list[str], option: str) -> None:
+    """A place to write to is a path."""
+    assert main(command) == 2
+    error = f"Error: Invalid value for '{option}': A path is needed here, not a repository of the Hub.\n"
+    assert error in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        ("org/name", True),
+        ("org/Llama-3.1-8B", True),
+        ("hf:/org/name", True),
+        ("hf:org", False),
+        ("../name", False),
+        ("org/model.safetensors", False),
+        ("a/b/c", False),
+        ("/name", False),
+    ],
+)
+def test_a_repository_without_its_scheme_is_suspected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], given: str, hint: bool
+) -> None:
+    """Where a path that looks like one is not there."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["inspect", given]) == 3
+    told = "Hint: A repository of the Hub is given as hf://org/name.\n" if hint else ""
+    assert capsys.readouterr().err == f"Error: {given} does not exist.\n{told}"

@@ -93,3 +93,12 @@ def test_empty_values_are_refused() -> None:
     with pytest.raises(click.BadParameter, match="The value is empty"):
         text("")
     assert PATH.convert("a/b", None, None) == Path("a/b")
+
+
+@pytest.mark.parametrize("given_text", ["hf://org/name", "HF://name@v1"])
+def test_a_repository_is_no_path(given_text: str) -> None:
+    """It would become a folder of that name."""
+    with pytest.raises(click.BadParameter) as caught:
+        PATH.convert(given_text, None, None)
+    assert caught.value.message == "A path is needed here, not a repository of the Hub."
+    assert PATH.convert(f"./{given_text}", None, None) == Path(given_text)

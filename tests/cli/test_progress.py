@@ -39,6 +39,33 @@ def test_a_log_gets_a_line_now_and_then() -> None:
     ]
 
 
+def test_a_log_begins_with_something_done_and_says_when_all_is() -> None:
+    """With a pace worth telling; the end of a task is told whenever it comes, once each time it is reached."""
+    clock, lines = Clock(), list[str]()
+    report = Lines(lines.append, clock)
+    for done in (0, 1, 250_000, 400_000, 500_000, 500_000, 100_000, 500_000):
+        report(Progress("downloading", done, 500_000, "bytes"))
+        clock.now += 0.5
+    report(Progress("verifying", 0, 3, "tensors"))
+    report(Progress("verifying", 3, 3, "tensors"))
+    assert lines == [
+        "downloading: 250 kB of 500 kB, 250 kB/s, 0:01 left",
+        "downloading: 500 kB of 500 kB, 250 kB/s",
+        "downloading: 500 kB of 500 kB, 800 kB/s",
+        "verifying: 3 of 3 tensors",
+    ]
+
+
+@pytest.mark.parametrize("total", [0, 5])
+def test_a_task_with_nothing_to_do_has_no_line(total: int) -> None:
+    """It was at its end before it began."""
+    lines = list[str]()
+    report = Lines(lines.append, Clock())
+    for _ in range(2):
+        report(Progress("downloading", total, total, "bytes", "all there"))
+    assert lines == []
+
+
 def test_a_log_has_no_lines_for_parts() -> None:
     """The whole counts what they do."""
     clock, lines = Clock(), list[str]()
@@ -48,7 +75,6 @@ def test_a_log_has_no_lines_for_parts() -> None:
         report(Progress("downloading", done, 8, "bytes"))
         clock.now += 10
     assert lines == [
-        "downloading: 0 bytes of 8 bytes",
         "downloading: 1 bytes of 8 bytes, 0.1 bytes/s, 1:10 left",
         "downloading: 2 bytes of 8 bytes, 0.1 bytes/s, 1:00 left",
     ]
@@ -69,7 +95,7 @@ def test_lines_from_many_threads_do_not_crowd() -> None:
     """Whoever comes first writes; nobody writes again within ten seconds."""
     lines: list[str] = []
     report = Lines(lines.append, Clock())
-    threads = [Thread(target=report, args=(Progress(f"task {number}", 0, 1, "blocks"),)) for number in range(20)]
+    threads = [Thread(target=report, args=(Progress(f"task {number}", 0, 1, "blocks", "it"),)) for number in range(20)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -12,15 +12,20 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import pytest
+
 from llamaconv.demo.hub import Hub
 from llamaconv.demo.repository import Repository
+from llamaconv.errors import LlamaconvError
 from llamaconv.hub.settings import DownloadSettings
+from llamaconv.tasks.download import download
 
 __all__ = [
     "FILES",
     "command_line",
     "contents",
     "environment",
+    "failure",
     "fetches",
     "impatient",
     "repository",
@@ -48,6 +53,15 @@ def impatient(hub: Hub | str, **settings: Any) -> DownloadSettings:
     endpoint = hub if isinstance(hub, str) else hub.endpoint
     defaults: dict[str, Any] = {"endpoints": (endpoint,), "token": "", "proxy": "", "offline": False}
     return DownloadSettings(**{**defaults, "max_wait": 0.01, "timeout": 1.0, **settings})
+
+
+def failure(hub: Hub, directory: Path, name: str = "org/m", **settings: Any) -> LlamaconvError:
+    """What a download fails with at its first attempt; the directory stays as it was, and nothing waits."""
+    existed = directory.exists()
+    with pytest.raises(LlamaconvError) as caught:
+        download(name, directory, impatient(hub, **{"retries": 0, **settings}))
+    assert directory.exists() == existed
+    return caught.value
 
 
 def contents(directory: Path) -> dict[str, bytes]:

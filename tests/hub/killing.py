@@ -189,7 +189,7 @@ def remote(repository: Repository, name: str) -> RemoteFile:
 
 def left(directory: Path, file: RemoteFile) -> tuple[parts.Piece, ...]:
     """The pieces on record in the part of ``file``."""
-    path = directory / ".cache/llamaconv/parts" / f"{file.name}.part"
+    path = directory / ".cache/llamaconv/parts/org%2Fm" / f"{file.name}.part"
     if not path.exists():
         return ()
     descriptor = os.open(path, os.O_RDONLY)

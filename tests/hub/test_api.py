@@ -10,9 +10,10 @@ import pytest
 
 from llamaconv.errors import HubError
 from llamaconv.hub.answers import Asked, Hiccup
-from llamaconv.hub.api import collect, file_path, list_page, resolve
+from llamaconv.hub.api import collect, file_body, file_path, list_page, resolve
 from llamaconv.hub.client import Client
 from llamaconv.hub.repository import Digest, RemoteFile
+from llamaconv.hub.retry import Flaw
 from llamaconv.hub.secrets import Secrets
 from tests.hub.scripted import Cut, Request, Server, listening, reply, served
 
@@ -90,13 +91,13 @@ def test_an_answer_too_large() -> None:
 
 
 def test_an_answer_that_trickles() -> None:
-    """An answer whose bytes come one by one ends with the limit, not with the body."""
+    """An answer whose bytes come slowly ends with the limit, not with the body."""
 
     def trickle(connection: Any) -> None:
         connection.recv(4096)
-        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
         for _ in range(1000):
-            connection.sendall(b" ")
+            connection.sendall(b" " * 100)
             time.sleep(0.05)
 
     with (
@@ -217,3 +218,36 @@ def test_addresses_of_files(name: str, path: str) -> None:
     with hub(lambda _: reply(200)) as (client, server), client.get(server.url, path, asked) as answer:
         assert answer.status == 200
     assert server.requests[0].target == path
+
+
+def small(data: bytes) -> RemoteFile:
+    return RemoteFile("a b.json", len(data), Digest("git-sha1", SHA1))
+
+
+def test_a_small_file_is_read_whole() -> None:
+    """Its bytes come as they are, from its address at the commit."""
+    data = b"\0not JSON"
+    with hub(lambda _: reply(200, data)) as (client, server):
+        assert file_body(client, f"{server.url}/hf", "org/name", COMMIT, small(data)) == data
+    assert server.requests[0].target == f"/hf/org/name/resolve/{COMMIT}/a%20b.json"
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "reason"),
+    [
+        (reply(200, b"ab"), Hiccup, "{} announces 2 bytes where 3 belong"),
+        (reply(200, b"abcd"), Flaw, "{} announces 4 bytes where 3 belong"),
+        (reply(200, b"<html>", **{"Content-Type": "text/html"}), Hiccup, "{} announces 6 bytes where 3 belong"),
+        (CHUNKED % (2, b"ab"), Hiccup, "{} ended the file early, 1 bytes before its end"),
+        (CHUNKED % (4, b"abcd"), Flaw, "{} sends more than the 3 bytes that the Hub promises"),
+        (reply(206, b"abc"), Hiccup, "{} answered 206 (Partial Content)"),
+    ],
+)
+def test_a_small_file_of_another_length(answer: bytes, kind: type[Exception], reason: str) -> None:
+    """Too few bytes, a part of them, and a page are hiccups; too many are a flaw."""
+    with hub(lambda _: answer) as (client, server), pytest.raises(kind) as caught:
+        file_body(client, server.url, "org/name", COMMIT, small(b"abc"))
+    assert str(caught.value) == reason.format(server.host)

@@ -13,22 +13,12 @@ import pytest
 from llamaconv.cli import main
 from llamaconv.demo.hub import Hub
 from llamaconv.demo.repository import Repository
-from llamaconv.errors import HubError, LlamaconvError, UsageError
+from llamaconv.errors import HubError, UsageError
 from llamaconv.tasks.download import download
-from tests.hub.downloads import FILES, command_line, contents, environment, impatient, repository, run
+from tests.hub.downloads import FILES, command_line, contents, environment, failure, impatient, repository, run
 
 ACCESS = "hf_with_access"
 OTHER = "hf_without"
-COMMIT = repository().commit
-
-
-def failure(hub: Hub, directory: Path, name: str = "org/m", **settings: Any) -> LlamaconvError:
-    """What a download fails with at its first attempt; the directory stays as it was, and nothing waits."""
-    existed = directory.exists()
-    with pytest.raises(LlamaconvError) as caught:
-        download(name, directory, impatient(hub, **{"retries": 0, **settings}))
-    assert directory.exists() == existed
-    return caught.value
 
 
 def host(hub: Hub) -> str:
@@ -148,9 +138,11 @@ def test_a_repository_without_weights(tmp_path: Path, names: list[str], there: s
 
 
 def test_weights_that_are_not_all_there(tmp_path: Path) -> None:
-    """A shard that is missing is named before anything is fetched."""
-    names = ["config.json", "model.safetensors.index.json", "model-00001-of-00002.safetensors"]
-    with Hub([Repository("org/m", dict.fromkeys(names, b"{}"))]) as hub:
+    """A shard that the index names and the repository lacks is named before anything is written."""
+    shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    index = json.dumps({"weight_map": {"a": shards[0], "b": shards[1]}}).encode()
+    files = {"config.json": b"{}", "model.safetensors.index.json": index, shards[0]: b"x"}
+    with Hub([Repository("org/m", files)]) as hub:
         error = failure(hub, tmp_path / "m")
     assert error.exit_code == 4
     assert error.message == "org/m is incomplete: the shard 'model-00002-of-00002.safetensors' is missing."
@@ -196,48 +188,6 @@ def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "not JSON (Expecting value, line 1, column 1)."),
-        ("[]", "not a JSON object."),
-        ('{"version": 2}', "version is 2: input should be 1."),
-        ("{}", "version is missing."),
-    ],
-)
-def test_a_damaged_lock_file(tmp_path: Path, text: str, message: str) -> None:
-    """It is named with what is wrong in it, and nothing is asked."""
-    lock = tmp_path / "lock.json"
-    lock.write_text(text)
-    with Hub([repository()]) as hub:
-        error = failure(hub, tmp_path / "m", lock=lock, locked=True)
-        assert hub.log == []
-    assert (error.exit_code, error.message.splitlines()[0]) == (3, f"{lock}: {message}")
-    assert error.hint == "Write it anew with --lock, without --locked."
-
-
-def test_a_lock_file_that_is_missing(tmp_path: Path) -> None:
-    """There is nothing to reproduce."""
-    with Hub([repository()]) as hub:
-        error = failure(hub, tmp_path / "m", lock=tmp_path / "lock.json", locked=True)
-        assert hub.log == []
-    assert (error.exit_code, error.message) == (3, f"{tmp_path}/lock.json does not exist.")
-
-
-def test_a_lock_file_that_leads_out(tmp_path: Path) -> None:
-    """The names in it are no more trusted than a server's."""
-    lock = tmp_path / "lock.json"
-    file = {"size": 9, "git-sha1": "1" * 40}
-    told = {"version": 1, "repository": "org/m", "revision": "main", "commit": COMMIT, "files": {"../evil": file}}
-    lock.write_text(json.dumps(told))
-    with Hub([repository()]) as hub:
-        for offline in (False, True):
-            error = failure(hub, tmp_path / "m", lock=lock, locked=True, offline=offline)
-            assert error.exit_code == 3
-            assert error.message == f"{lock}: the file name \"../evil\" has '..' in it."
-        assert hub.log == []
-
-
-@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["org/m/n"], "'org/m/n' cannot be the name of a repository."),
@@ -275,7 +225,7 @@ def test_what_the_command_refuses(
     ("variable", "value", "message"),
     [
         ("HF_ENDPOINT", "ftp://hub.example", "The endpoint ftp://hub.example cannot be used."),
-        ("HTTP_PROXY", "gopher://me:hush@proxy.example", "The proxy's URL cannot be used."),
+        ("HTTP_PROXY", "gopher://me:hush@proxy.example", "The proxy's URL in HTTP_PROXY cannot be used."),
         ("HF_TOKEN", "hf x", "The token holds characters that no token has."),
     ],
 )

@@ -152,7 +152,7 @@ def test_a_limit_on_file_sizes(tmp_path: Path) -> None:
         assert child.returncode == 7
         assert [line for line in child.stderr.splitlines() if line.startswith(("Error", "Hint"))] == [
             f"Error: {tmp_path}/m/model.safetensors: File too large.",
-            "Hint: The file system limits file sizes: write elsewhere, or use smaller shards where there are any.",
+            "Hint: Files may not be so large here: write elsewhere, raise `ulimit -f`, or make smaller shards.",
         ]
         assert "model.safetensors" not in asked_for(hub)
         assert contents(tmp_path / "m").keys() <= {"config.json"}  # its hash may not have been checked yet

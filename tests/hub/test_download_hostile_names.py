@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ def directory(tmp_path: Path) -> Path:
         ("/etc/evil.json", "is absolute"),
         ("C:evil.json", "names a drive"),
         ("c:/evil.json", "names a drive"),
-        ("..\\outside\\evil.json", "holds a backslash"),
+        ("..\\outside\\evil.json", "has '..' in it"),
         ("evil\0.json", "holds a NUL"),
         ("evil\x1b[2J.json", "holds a control character"),
         ("evil\n.json", "holds a control character"),
@@ -62,12 +61,12 @@ def test_names_that_may_not_be_used(directory: Path, name: str, fault: str) -> N
 
 
 def test_several_names_that_may_not_be_used(directory: Path) -> None:
-    """All are told at once; one may also be that of a file and a folder, or too long."""
-    with Hub([Repository("org/m", {**FILES, "config.json/evil.json": b"{}", "e" * 256: b"{}"})]) as hub:
+    """All are told at once; one may also be that of a file and a folder."""
+    with Hub([Repository("org/m", {**FILES, "config.json/evil.json": b"{}", "../evil": b"{}"})]) as hub:
         error = failure(hub, directory)
-    folder, long = error.message.splitlines()
-    assert folder == 'org/m: the file name "config.json" is a file and a folder.'
-    assert re.fullmatch('org/m: the file name "e+… has a part longer than 255 bytes.', long)
+    assert error.message == (
+        'org/m: the file name "../evil" has \'..\' in it.\norg/m: the file name "config.json" is a file and a folder.'
+    )
     assert not directory.exists()
 
 
@@ -137,8 +136,8 @@ def test_a_file_larger_than_any_disk(directory: Path) -> None:
         (".cache", "../outside/folder"),
         (".cache/llamaconv", "../../outside/folder"),
         (".cache/llamaconv/parts", "../../../outside/folder"),
-        (".cache/llamaconv/parts/model.safetensors.part", "../../../../outside/file"),
-        (".cache/llamaconv/parts/sub", "../../../../outside/folder"),
+        (".cache/llamaconv/parts/org%2Fm", "../../../../outside/folder"),
+        (".cache/llamaconv/parts/org%2Fm/model.safetensors.part", "../../../../../outside/file"),
         (".cache/llamaconv/done", "../../../outside/folder"),
         (".cache/llamaconv/lock", "../../../outside/file"),
         (".cache/llamaconv/.gitignore", "../../../outside/missing"),

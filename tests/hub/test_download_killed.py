@@ -152,6 +152,30 @@ def test_a_kill_at_any_line_leaves_only_whole_files(tmp_path: Path) -> None:
     assert {0} < {len(there) for _, there, *_ in kills}
 
 
+def test_a_kill_at_any_line_on_the_way_to_another_commit_leaves_no_mixture(tmp_path: Path) -> None:
+    """Whichever line a run died before, the next one leaves exactly the new commit's files, and no old one beside."""
+    shards = {f"model-0000{number}-of-00002.safetensors": b"half" * number for number in (1, 2)}
+    named = {f"tensor.{number}": name for number, name in enumerate(shards)}
+    index = json.dumps({"weight_map": named}).encode()
+    old = {"config.json": b"{}", "model.safetensors.index.json": index, **shards}
+    with Hub([Repository("org/m", old)]) as hub:
+        download("org/m", tmp_path / "start", impatient(hub))
+        hub.push(repository())
+        first = random.Random(STEP + 1).randint(1, STEP)
+        arguments = (str(tmp_path), hub.endpoint, str(first), str(STEP), str(tmp_path / "start"))
+        done = subprocess.run(
+            [sys.executable, str(SCRIPT), *arguments],
+            env=environment(tmp_path),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    kills = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 0, done.stderr
+    assert [kill[2:] for kill in kills] == [[[], sorted(FILES), []]] * len(kills)
+    assert {len(FILES), len(old)} < {len(there) for _, there, *_ in kills}
+
+
 @pytest.mark.parametrize("place", [0, 50_000, 99_999])
 def test_what_was_left_is_hashed_again(tmp_path: Path, place: int) -> None:
     """A bit that flips in an unfinished file between two runs is found: the file starts over, which is counted."""

@@ -91,13 +91,14 @@ def test_a_lock_file_does_not_mind_what_was_never_chosen(tmp_path: Path) -> None
 
 
 def test_a_directory_with_another_commit_is_brought_back(tmp_path: Path, lock: Path) -> None:
-    """Only what differs is fetched; files that the lock file does not name stay."""
+    """Only what differs is fetched; an earlier download's files that the commit does not have go, others stay."""
     with Hub([repository(), newer()]) as hub:
         download("org/m", tmp_path / "there", impatient(hub))
+        (tmp_path / "there" / "notes.json").write_bytes(b"[]")
         hub.log.clear()
         locked(hub, tmp_path / "there", lock)
         assert fetches(hub) == [(WEIGHTS, None), ("tokenizer.json", None)]
-    assert contents(tmp_path / "there") == {**FILES, "generation_config.json": b"{}"}
+    assert contents(tmp_path / "there") == {**FILES, "notes.json": b"[]"}
 
 
 @pytest.mark.parametrize(

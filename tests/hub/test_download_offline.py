@@ -11,7 +11,7 @@ import pytest
 
 from llamaconv.demo.hub import Hub
 from llamaconv.demo.repository import Repository
-from llamaconv.errors import NetworkError
+from llamaconv.errors import IntegrityError, NetworkError
 from llamaconv.hub.result import DownloadPlan, DownloadResult
 from llamaconv.tasks.download import download, plan
 from tests.hub.downloads import FILES, contents, impatient, repository, run
@@ -73,7 +73,7 @@ def test_a_file_that_was_not_chosen_before_is_missing(there: Path, silent: str, 
     with pytest.raises(NetworkError) as caught:
         offline(silent, there, files=names)
     assert caught.value.message == f"{there}: of org/m README.md is missing, and the Hub must not be asked."
-    assert (caught.value.hint, caught.value.facts) == (HINT, {"missing": ["README.md"]})
+    assert (caught.value.hint, caught.value.facts) == (HINT, {"missing": ["README.md"], "damaged": []})
 
 
 def test_several_missing_files_are_all_named(there: Path, silent: str) -> None:
@@ -83,17 +83,42 @@ def test_several_missing_files_are_all_named(there: Path, silent: str) -> None:
     with pytest.raises(NetworkError) as caught:
         offline(silent, there)
     assert caught.value.message == (
-        f"{there}: of org/m config.json, tokenizer.json are missing, and the Hub must not be asked."
+        f"{there}: of org/m config.json and tokenizer.json are missing, and the Hub must not be asked."
     )
 
 
-def test_a_changed_file_counts_as_missing(there: Path, silent: str) -> None:
-    """Bytes that are not what the Hub promised are not what was asked for; they stay, though."""
-    changed = FILES["config.json"].replace(b"llama", b"alpac")
-    (there / "config.json").write_bytes(changed)
-    with pytest.raises(NetworkError, match=r"of org/m config\.json is missing"):
+CHANGED = FILES["config.json"].replace(b"llama", b"alpac")
+
+
+def test_damaged_files_are_told_from_missing_ones(there: Path, silent: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Bytes that are not what the Hub promised stay, be they as many or not; nobody says that they will be replaced."""
+    (there / "config.json").write_bytes(CHANGED)
+    (there / "tokenizer.json").write_bytes(b"short")
+    (there / WEIGHTS).unlink()
+    with pytest.raises(NetworkError) as caught:
         offline(silent, there)
-    assert (there / "config.json").read_bytes() == changed
+    assert caught.value.message == (
+        f"{there}: of org/m {WEIGHTS} is missing, config.json and tokenizer.json are damaged, "
+        "and the Hub must not be asked."
+    )
+    assert (caught.value.hint, caught.value.facts) == (
+        HINT,
+        {"missing": [WEIGHTS], "damaged": ["config.json", "tokenizer.json"]},
+    )
+    assert (there / "config.json").read_bytes() == CHANGED
+    assert caplog.records == []
+
+
+def test_what_is_not_as_the_lock_file_says_is_a_broken_promise(tmp_path: Path, there: Path, silent: str) -> None:
+    """The command fails with 6, as it would with the network."""
+    lock = tmp_path / "lock.json"
+    offline(silent, there, lock=lock)
+    (there / "config.json").write_bytes(CHANGED)
+    with pytest.raises(IntegrityError) as caught:
+        offline(silent, there, lock=lock, locked=True)
+    assert caught.value.message == f"{there}: of org/m config.json is damaged, and the Hub must not be asked."
+    assert (caught.value.hint, caught.value.exit_code) == (HINT, 6)
+    assert caught.value.facts == {"missing": [], "damaged": ["config.json"]}
 
 
 def test_an_interrupted_download_lacks_what_it_lacks(tmp_path: Path, silent: str) -> None:
@@ -104,7 +129,7 @@ def test_an_interrupted_download_lacks_what_it_lacks(tmp_path: Path, silent: str
             download("org/m", there, impatient(hub, retries=0, max_workers=1))
         with pytest.raises(NetworkError) as caught:
             offline(silent, there)
-        names = f"{WEIGHTS}, tokenizer.json"
+        names = f"{WEIGHTS} and tokenizer.json"
         assert caught.value.message == f"{there}: of org/m {names} are missing, and the Hub must not be asked."
         result = download("org/m", there, impatient(hub))
     assert {one.file.name: one.fetched for one in result.files}[WEIGHTS] == len(FILES[WEIGHTS]) - cut
@@ -149,7 +174,7 @@ def test_a_lock_file_is_reproduced_from_what_is_there(tmp_path: Path, there: Pat
     assert {one.state for one in locked.files} == {"there"}
     with pytest.raises(NetworkError) as caught:
         offline(silent, tmp_path / "elsewhere", lock=lock, locked=True)
-    assert caught.value.facts == {"missing": sorted(FILES)}
+    assert caught.value.facts == {"missing": sorted(FILES), "damaged": []}
     with pytest.raises(NetworkError, match=r"README\.md is missing"):  # of which the lock file knows nothing
         offline(silent, there, files=("README.md",))
 
@@ -176,7 +201,7 @@ def test_not_a_byte_is_written(tmp_path: Path, there: Path, silent: str, verify:
     (there / "config.json").touch()  # doubtful
     (there / "tokenizer.json").write_bytes(FILES["tokenizer.json"].swapcase())
     before = written(there)
-    with pytest.raises(NetworkError, match=r"of org/m tokenizer\.json is missing"):
+    with pytest.raises(NetworkError, match=r"of org/m tokenizer\.json is damaged"):
         offline(silent, there, verify=verify)
     assert written(there) == before
     with pytest.raises(NetworkError, match="of org/m"):

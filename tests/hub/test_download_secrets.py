@@ -101,13 +101,15 @@ class EchoingHub(Hub):
         return Answer(self._status, headers, [Part(body, 0, len(body))])
 
 
-@pytest.mark.parametrize("arguments", [(), ("-v", "--json"), ("--dry-run",)])
+@pytest.mark.parametrize(
+    "arguments", [("--lock", "lock.json"), ("-v", "--json", "--lock", "lock.json"), ("--dry-run",)]
+)
 def test_a_download_that_succeeds(proxy: Proxy, tmp_path: Path, arguments: tuple[str, ...]) -> None:
     """Token, proxy's password and signatures stand neither in what is printed nor in lock, listing and records."""
     with Hub([repository(gated=True)], token=TOKEN) as hub:
         child = run(
             tmp_path, "org/m", "--local-dir", tmp_path / "m", "--endpoint", hub.endpoint, "--token", TOKEN,
-            "--proxy", proxy.url, "--lock", tmp_path / "lock.json", *arguments,
+            "--proxy", proxy.url, *(tmp_path / one if one == "lock.json" else one for one in arguments),
         )  # fmt: skip
         assert child.returncode == 0
         if "--dry-run" not in arguments:
@@ -138,7 +140,7 @@ def test_a_login_of_an_endpoint(tmp_path: Path) -> None:
     with MisbehavingHub([repository()], breaks) as hub:
         arguments = ("org/m", "--local-dir", tmp_path / "m", "--endpoint", with_login(hub.endpoint), *IMPATIENT, "-v")
         child = run(tmp_path, *arguments)
-        part = tmp_path / "m/.cache/llamaconv/parts/model.safetensors.part"
+        part = tmp_path / "m/.cache/llamaconv/parts/org%2Fm/model.safetensors.part"
         assert (child.returncode, part.exists()) == (5, True)
         assert told(child, tmp_path, hub) == []
         child = run(tmp_path, *arguments, "--lock", tmp_path / "lock.json")

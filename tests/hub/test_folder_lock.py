@@ -19,7 +19,7 @@ HOLDER = """
 import sys
 from pathlib import Path
 from llamaconv.hub.folder import Folder
-with Folder.open(Path(sys.argv[1]), wait=print, cancelled=lambda: None):
+with Folder.open(Path(sys.argv[1]), "org/name", wait=print, cancelled=lambda: None):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -62,7 +62,7 @@ def test_the_second_process_waits_for_the_first(tmp_path: Path, kill: bool) -> N
     """It says so once, with the number of the first, and goes on when that has finished or was killed."""
     with holder(tmp_path) as other:
         waiting = Waiting(other, kill)
-        with Folder.open(tmp_path, wait=waiting.told.append, cancelled=waiting.look):
+        with Folder.open(tmp_path, "org/name", wait=waiting.told.append, cancelled=waiting.look):
             assert other.wait(10) == (-9 if kill else 0)
             assert (tmp_path / ".cache" / "llamaconv" / "lock").read_text() == str(os.getpid())
     assert waiting.told == [f"{tmp_path} is being downloaded into by another process ({other.pid}); waiting"]
@@ -79,7 +79,7 @@ def test_waiting_can_be_given_up(tmp_path: Path) -> None:
     with holder(tmp_path) as other:
         with (
             pytest.raises(TimeoutError, match=r"^the deadline has passed$"),
-            Folder.open(tmp_path, wait=told.append, cancelled=give_up),
+            Folder.open(tmp_path, "org/name", wait=told.append, cancelled=give_up),
         ):
             pass
         assert other.poll() is None
@@ -92,7 +92,7 @@ def test_threads_exclude_each_other_too(tmp_path: Path) -> None:
     entered: list[bool] = []
 
     def second() -> None:
-        with Folder.open(tmp_path, wait=lambda told: inside.set(), cancelled=lambda: None):
+        with Folder.open(tmp_path, "org/name", wait=lambda told: inside.set(), cancelled=lambda: None):
             entered.append(True)
 
     with opened(tmp_path):
@@ -113,7 +113,7 @@ def test_a_holder_of_unknown_number_is_one(tmp_path: Path) -> None:
 
     with opened(tmp_path):
         (tmp_path / ".cache" / "llamaconv" / "lock").write_bytes(b"\x1b[2J\xff")
-        with pytest.raises(TimeoutError), Folder.open(tmp_path, wait=told.append, cancelled=give_up):
+        with pytest.raises(TimeoutError), Folder.open(tmp_path, "org/name", wait=told.append, cancelled=give_up):
             pass
     assert told == [f"{tmp_path} is being downloaded into by another process (of unknown number); waiting"]
 
@@ -125,7 +125,7 @@ def test_a_lock_file_that_was_removed_holds_nobody_off(tmp_path: Path) -> None:
         waiting = Waiting(other, kill=True)
         with (
             pytest.raises(OutputError) as caught,
-            Folder.open(tmp_path, wait=lambda told: path.unlink(), cancelled=waiting.look),
+            Folder.open(tmp_path, "org/name", wait=lambda told: path.unlink(), cancelled=waiting.look),
         ):
             pass
     assert caught.value.message == f"{path} was removed by another program."

@@ -17,11 +17,10 @@ def test_a_directory_that_is_not_there_is_empty(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "b").mkdir()
     monkeypatch.chdir(tmp_path / "b")
     for path in (tmp_path / "b" / name, Path(name)):
-        with Folder.look(path) as folder:
+        with Folder.look(path, "org/name") as folder:
             assert folder.path == path
             assert folder.standing(remote("a")) is Standing.ABSENT
             assert folder.read_listing() is None
-            assert folder.stale_parts([]) == []
             with folder.read_part(remote("a")) as part:
                 assert part is None
             space = os.statvfs(tmp_path)
@@ -38,7 +37,7 @@ def test_looking_sees_what_is_there_while_another_downloads(tmp_path: Path) -> N
         os.pwrite(descriptor, b"half", 0)
         os.close(descriptor)
         folder.write_listing(STORED)
-        with Folder.look(tmp_path / "dir") as seen:
+        with Folder.look(tmp_path / "dir", "org/name") as seen:
             assert seen.standing(remote("sub/done")) is Standing.DONE
             assert seen.standing(remote("part")) is Standing.ABSENT
             assert seen.read_listing() == STORED
@@ -55,7 +54,7 @@ def test_looking_follows_no_links_either(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("real")
     (tmp_path / "real" / "a").write_bytes(WEIGHTS)
     (tmp_path / "real" / "sub").symlink_to(".")
-    with Folder.look(tmp_path / "link") as folder:
+    with Folder.look(tmp_path / "link", "org/name") as folder:
         assert folder.standing(remote("a")) is Standing.UNKNOWN
         with pytest.raises(OutputError) as caught:
             folder.standing(remote("sub/a"))
@@ -68,7 +67,7 @@ def test_what_is_no_directory_cannot_be_looked_into(tmp_path: Path, name: str) -
     """What is in the way is named, as when it is to be written."""
     (tmp_path / "file").touch()
     (tmp_path / "dangling").symlink_to("nowhere")
-    with pytest.raises(OutputError) as caught, Folder.look(tmp_path / name):
+    with pytest.raises(OutputError) as caught, Folder.look(tmp_path / name, "org/name"):
         pass
     with pytest.raises(OutputError) as written, opened(tmp_path / name):
         pass

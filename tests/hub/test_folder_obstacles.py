@@ -19,9 +19,13 @@ MOVE = "Move it away, or choose another directory."
 USES: dict[str, Callable[[Folder, RemoteFile], object]] = {
     "standing": Folder.standing,
     "digest_of": lambda folder, file: folder.digest_of(file, ignore),
-    "record": Folder.record,
     "finish": finish,
 }
+
+
+def record(folder: Folder, file: RemoteFile) -> None:
+    """It is not looked at any more when it is put on record."""
+    folder.record(file, os.stat(folder.path))
 
 
 @pytest.fixture
@@ -82,12 +86,15 @@ def test_a_file_where_a_folder_must_be_stays(tmp_path: Path, use: str) -> None:
     assert (tmp_path / "sub").read_text() == "mine"
 
 
-@pytest.mark.parametrize(("link", "target"), [("parts", "."), ("parts/a.part", "model.safetensors")])
+@pytest.mark.parametrize(
+    ("link", "target"),
+    [("parts", "."), ("parts/org%2Fname", "."), ("parts/org%2Fname/a.part", "model.safetensors")],
+)
 def test_parts_are_not_written_through_links(tmp_path: Path, outside: Path, link: str, target: str) -> None:
     """Neither their folder nor a part itself may be a link."""
     with opened(tmp_path / "dir") as folder:
         path = tmp_path / "dir" / ".cache" / "llamaconv" / link
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.symlink_to(outside / target)
         with pytest.raises(OutputError) as caught:
             folder.open_part(remote("a"))
@@ -108,11 +115,11 @@ def test_our_own_folder_is_no_link(tmp_path: Path, outside: Path, link: str) -> 
 def test_sweeping_removes_links_and_not_what_they_lead_to(tmp_path: Path, outside: Path) -> None:
     """A linked folder among the parts is not entered; a part that is a link goes."""
     with opened(tmp_path / "dir") as folder:
-        parts = tmp_path / "dir" / ".cache" / "llamaconv" / "parts"
-        parts.mkdir()
+        parts = tmp_path / "dir" / ".cache" / "llamaconv" / "parts" / "org%2Fname"
+        parts.mkdir(parents=True)
         (parts / "sub").symlink_to(outside)
         (parts / "a.part").symlink_to(outside / "model.safetensors")
-        assert folder.sweep([]) == ["a"]
+        assert folder.sweep([]) == [("a", 0)]
     assert tree(parts) == []
     assert os.listdir(parts) == ["sub"]
 
@@ -121,7 +128,7 @@ def test_sweeping_removes_links_and_not_what_they_lead_to(tmp_path: Path, outsid
 def test_names_stay_below_the_directory(tmp_path: Path, name: str) -> None:
     """A name with an empty part, a dot, two dots or a NUL is refused, whatever is to be done with it."""
     with opened(tmp_path / "dir") as folder:
-        for use in (*USES.values(), Folder.open_part, Folder.drop_part, Folder.forget):
+        for use in (*USES.values(), Folder.open_part, Folder.drop_part, Folder.forget, record):
             with pytest.raises(OutputError) as caught:
                 use(folder, remote(name))
             assert caught.value.message == f"{name!r} is no name of a file below the directory."
@@ -133,7 +140,7 @@ def test_names_stay_below_the_directory(tmp_path: Path, name: str) -> None:
 def test_our_own_notes_are_no_files_of_a_repository(tmp_path: Path, name: str) -> None:
     """A repository cannot say of itself that it is downloaded; file systems may ignore case."""
     with opened(tmp_path) as folder:
-        for use in USES.values():
+        for use in (*USES.values(), record):
             with pytest.raises(OutputError) as caught:
                 use(folder, remote(name))
             assert caught.value.message == f"{name} lies where downloads keep their own notes (.cache/llamaconv)."
@@ -181,11 +188,8 @@ def test_a_directory_that_cannot_be_written_is_refused_at_once(
 
 
 def test_a_name_that_is_too_long_is_refused_before_the_first_byte(tmp_path: Path) -> None:
-    """The longest name that has a part has a record too."""
-    longest = "x" * (os.pathconf(tmp_path, "PC_NAME_MAX") - len(".part"))
-    with opened(tmp_path) as folder:
-        finish(folder, remote(longest))
-        with pytest.raises(OutputError) as caught:
-            folder.open_part(remote(f"{longest}x"))
-    path = tmp_path / ".cache" / "llamaconv" / "parts" / f"{longest}x.part"
-    assert caught.value.message == f"{path}: File name too long."
+    """Looking for the file finds out."""
+    name = "x" * (os.pathconf(tmp_path, "PC_NAME_MAX") + 1)
+    with opened(tmp_path) as folder, pytest.raises(OutputError) as caught:
+        folder.standing(remote(name))
+    assert caught.value.message == f"{tmp_path / name}: File name too long."

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamaconv.errors import ConfigError, OutputError
-from llamaconv.hub.lockfile import Lock, differences, read_lock, require_place, write_lock
+from llamaconv.hub.lockfile import Lock, differences, read_lock, require_free_of, require_place, write_lock
 from llamaconv.hub.names import faults
 from llamaconv.hub.repository import Digest, Listing, RemoteFile
 from tests.hub.listings import listing_of, remote_file
@@ -152,15 +156,91 @@ def test_differences_are_a_line_for_each_file() -> None:
     assert differences(expected, expected) == []
 
 
-def test_a_lock_that_could_not_be_written_is_found_before_the_work(tmp_path: Path) -> None:
-    """A folder that is missing, and something else under the name; a file that is there will be replaced."""
-    require_place(tmp_path / "model.lock")
+def refused(path: Path, directory: Path, names: list[str] | None = None) -> tuple[str, str | None]:
+    """What keeps a lock from its place: message and hint."""
+    with pytest.raises(OutputError) as caught:
+        require_place(path, directory) if names is None else require_free_of(path, directory, names)
+    assert caught.value.exit_code == 7
+    assert caught.value.facts == {"file": str(path)}
+    return caught.value.message, caught.value.hint
+
+
+NO_FOLDER = "Make its folder, or give --lock another place."
+ELSEWHERE = "Give --lock another name, or a place outside of the directory."
+
+
+def test_a_place_for_a_lock(tmp_path: Path) -> None:
+    """Any folder that is there or that the download makes; a file that is there will be replaced. Nothing is made."""
     (tmp_path / "old.lock").touch()
-    require_place(tmp_path / "old.lock")
-    with pytest.raises(OutputError) as caught:
-        require_place(tmp_path / "none" / "model.lock")
-    assert str(caught.value) == f"{tmp_path / 'none' / 'model.lock'}: No such file or directory."
-    with pytest.raises(OutputError) as caught:
-        require_place(tmp_path)
-    assert str(caught.value) == f"{tmp_path}: not a regular file."
-    assert caught.value.hint == "Give --lock the name of a file."
+    for name in ("model.lock", "old.lock", "new/m/model.lock", "new/m/sub/model.lock", "new/model.lock"):
+        require_place(tmp_path / name, tmp_path / "new" / "m")
+    assert os.listdir(tmp_path) == ["old.lock"]
+
+
+def test_a_lock_that_could_not_be_written_is_found_before_the_work(tmp_path: Path) -> None:
+    """A folder that is missing, a file in its place, and something else under the name, each with what to do."""
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    for path, fault, hint in [
+        (tmp_path / "none" / "model.lock", "No such file or directory.", NO_FOLDER),
+        (tmp_path / "file" / "model.lock", "Not a directory.", "Give --lock a place that can be written."),
+        (tmp_path, "not a regular file.", "Give --lock the name of a file."),
+        (tmp_path / "pipe", "not a regular file.", "Give --lock the name of a file."),
+    ]:
+        assert refused(path, tmp_path / "m") == (f"{path}: {fault}", hint)
+
+
+def test_a_folder_that_may_not_be_written_takes_no_lock() -> None:
+    """Whoever may not write there is told so."""
+    nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
+    if shutil.which(nobody[0]) is None or subprocess.run([*nobody, "true"], check=False).returncode:
+        pytest.skip("another user's place cannot be taken here")
+    code = (
+        "import sys; from pathlib import Path; from llamaconv.hub.lockfile import require_place\n"
+        "try: require_place(Path('/model.lock'), Path('/m'))\n"
+        "except Exception as error: print(error.message, error.hint)"
+    )
+    done = subprocess.run([*nobody, sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd="/")
+    assert done.stdout == "/model.lock: Permission denied. Give --lock a place that can be written.\n", done.stderr
+
+
+NAMES = ["config.json", "onnx/model.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("name", "fault", "hint"),
+    [
+        ("m/config.json", "is one of the files that are downloaded.", ELSEWHERE),
+        ("m/onnx/../config.json", "is one of the files that are downloaded.", ELSEWHERE),
+        ("link/config.json", "is one of the files that are downloaded.", ELSEWHERE),
+        ("m/onnx/model.onnx", "is one of the files that are downloaded.", ELSEWHERE),
+        ("m/onnx", "is a folder of what is downloaded.", ELSEWHERE),
+        ("m", "is a folder of what is downloaded.", ELSEWHERE),
+        ("m/config.json/lock", "lies below a file that is downloaded.", ELSEWHERE),
+        ("m/.cache/llamaconv/listing.json", "lies among the download's own records.", ELSEWHERE),
+        ("m/.cache/llamaconv", "lies among the download's own records.", ELSEWHERE),
+        ("m/sub/lock", "No such file or directory.", NO_FOLDER),
+    ],
+)
+@pytest.mark.parametrize("there", [False, True])
+def test_a_lock_must_not_lie_where_the_download_does(
+    tmp_path: Path, name: str, fault: str, hint: str, there: bool
+) -> None:
+    """Neither over one of its files, whatever the way there, nor in its way, nor among its records."""
+    directory = tmp_path / "m"
+    (tmp_path / "link").symlink_to(directory)
+    if there:
+        (directory / "onnx").mkdir(parents=True)
+    path = Path(f"{tmp_path}/{name}")
+    colon = ":" if hint is NO_FOLDER else ""
+    assert refused(path, directory, NAMES) == (f"{path}{colon} {fault}", hint)
+
+
+def test_a_lock_may_lie_beside_the_files(tmp_path: Path) -> None:
+    """Under names that the download does not bring, in folders that there are or that it makes."""
+    directory = tmp_path / "m"
+    (directory / "mine").mkdir(parents=True)
+    for name in ("m/model.lock", "m/onnx/model.lock", "m/mine/model.lock", "m/.cache/lock", "config.json", "m.lock"):
+        require_free_of(tmp_path / name, directory, [*NAMES, ".cache/huggingface"])
+    (tmp_path / "m" / "alias").symlink_to(tmp_path)
+    require_free_of(directory / "alias" / "config.json", directory, NAMES)

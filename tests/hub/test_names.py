@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llamaconv.errors import HubError
-from llamaconv.hub.names import faults, require_safe, unsafe
+from llamaconv.hub.names import faults, hostile, require_safe, unsafe, unusable
 
 ANY_NAME = st.lists(
     st.sampled_from(["a", "..", ".", "", "C:", "\\", "\0", "\n", ".git", ".GIT", ".cache", "llamaconv", "é", " ", "~"])
@@ -22,11 +22,14 @@ ANY_NAME = st.lists(
     [
         ("", "is empty"),
         ("a\ud800", "is not valid Unicode"),
-        ("a/" * 2047 + "abc", "is longer than 4096 bytes"),
         ("a\0b", "holds a NUL"),
         ("a\x1b[2Jb", "holds a control character"),
         ("a\x85b", "holds a control character"),
-        ("..\\b", "holds a backslash"),
+        ("..\\b", "has '..' in it"),
+        ("a\\..\\..\\b", "has '..' in it"),
+        ("C:\\b", "names a drive"),
+        ("a\\\x1bb", "holds a control character"),
+        ("x" * 300 + "/../a", "has '..' in it"),
         ("/etc/passwd", "is absolute"),
         ("C:b", "names a drive"),
         ("a//b", "has an empty part"),
@@ -34,7 +37,6 @@ ANY_NAME = st.lists(
         ("a/./b", "has a part '.'"),
         ("..", "has '..' in it"),
         ("a/../../b", "has '..' in it"),
-        ("é" * 128, "has a part longer than 255 bytes"),
         (".cache", "is ours"),
         (".Cache/LlamaConv/lock", "is ours"),
         (".cache/llama\u200dconv", "is ours"),
@@ -44,8 +46,26 @@ ANY_NAME = st.lists(
     ],
 )
 def test_names_that_may_not_be_used_on_disk(name: str, reason: str) -> None:
-    """What leads elsewhere, cannot be written, would reach the terminal, or is git's or ours is refused."""
-    assert unsafe(name) == reason
+    """What leads elsewhere, is no name, would reach the terminal, or is git's or ours speaks against the repository."""
+    assert hostile(name) == unsafe(name) == reason
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("sub\\optimizer.pt", "holds a backslash"),
+        ("\\a", "holds a backslash"),
+        ("a\\b..", "holds a backslash"),
+        ("é" * 128, "has a part longer than 255 bytes"),
+        ("a/" + "b" * 256, "has a part longer than 255 bytes"),
+        ("a/" * 2047 + "abc", "is longer than 4096 bytes"),
+    ],
+)
+def test_names_that_no_file_can_have(name: str, reason: str) -> None:
+    """What does no harm, but cannot be written here, speaks against that file alone."""
+    assert unusable(name) == unsafe(name) == reason
+    assert hostile(name) is None
+    require_safe([name], "org/name")
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,24 @@ def test_forms_of_a_reference(text: str, repository: str, revision: str | None) 
         ("org/na me", "'org/na me' cannot be the name of a repository.", ID_HINT),
         ("org/-name", "'org/-name' cannot be the name of a repository.", ID_HINT),
         ("org/name.", "'org/name.' cannot be the name of a repository.", ID_HINT),
-        ("org/name/file", "'org/name/file' cannot be the name of a repository.", ID_HINT),
+        (
+            "org/name/file",
+            "'org/name/file' cannot be the name of a repository.",
+            "To get it: `llamaconv download org/name file`.",
+        ),
+        (
+            "hf://org/m/config.json",
+            "'org/m/config.json' cannot be the name of a repository.",
+            "To get it: `llamaconv download org/m config.json`.",
+        ),
+        (
+            "org/m/a folder/x.bin@v1",
+            "'org/m/a folder/x.bin' cannot be the name of a repository.",
+            "To get it: `llamaconv download org/m@v1 'a folder/x.bin'`.",
+        ),
+        ("org/-m/config.json", "'org/-m/config.json' cannot be the name of a repository.", ID_HINT),
+        ("org/m/", "'org/m/' cannot be the name of a repository.", ID_HINT),
+        ("a/b/c@x y", "'a/b/c' cannot be the name of a repository.", ID_HINT),
         ("a" * 97, f"'{'a' * 97}' cannot be the name of a repository.", ID_HINT),
         ("hf://datasets/org/name", "'datasets/org/name' is not a model.", "Only models are downloaded."),
         ("org/name@", "'' cannot be a revision.", "Give a branch, a tag or a commit."),
@@ -78,6 +95,16 @@ def test_forms_of_a_reference(text: str, repository: str, revision: str | None) 
         ("s3://", "This address is not the Hub.", "Give org/name, and the server with --endpoint."),
         (
             "https://huggingface.co/org/name/blob/main/config.json",
+            "This address is that of a file.",
+            "To get it: `llamaconv download org/name config.json`.",
+        ),
+        (
+            "https://hf.co/gpt2/resolve/refs%2Fpr%2F1/onnx/decoder%20model.onnx?download=true",
+            "This address is that of a file.",
+            "To get it: `llamaconv download gpt2@refs/pr/1 'onnx/decoder model.onnx'`.",
+        ),
+        (
+            "https://huggingface.co/org/name/discussions/1",
             "This address is not that of a model's page.",
             f"{FORMS} Files are named after it.",
         ),
@@ -105,6 +132,8 @@ def test_what_is_no_reference(text: str, message: str, hint: str) -> None:
         "user:s3cret@huggingface.co/org/name",
         "https:/user:s3cret@huggingface.co/org/name",
         "org/name@user:s3cret@x",
+        "hf://org/name/user:s3cret@x",
+        "org/name/file@user:s3cret@x",
     ],
 )
 def test_no_password_is_repeated(text: str) -> None:

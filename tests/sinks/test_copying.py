@@ -128,7 +128,7 @@ def test_a_target_that_refuses_is_the_targets_fault(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert caught.value.message == f"{tmp_path / 'x'}: File too large."
     assert caught.value.hint == (
-        "The file system limits file sizes: write elsewhere, or use smaller shards where there are any."
+        "Files may not be so large here: write elsewhere, raise `ulimit -f`, or make smaller shards."
     )
 
 

@@ -152,7 +152,7 @@ def test_a_file_that_cannot_be_reserved_is_removed(tmp_path: Path, writer_of: Wr
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert caught.value.message == f"{tmp_path / 'x'}: File too large."
     assert caught.value.hint == (
-        "The file system limits file sizes: write elsewhere, or use smaller shards where there are any."
+        "Files may not be so large here: write elsewhere, raise `ulimit -f`, or make smaller shards."
     )
     assert list(tmp_path.iterdir()) == []
 
