@@ -15,7 +15,8 @@ bytes  what
 ====== ======================================================================================
 
 Bytes are written first and counted afterwards, so a killed process loses what it had not counted, one chunk for each
-connection, and what the kernel had received and it had not read. What a power failure leaves is told by the hash, like every other damage.
+connection, and what the kernel had received and it had not read. What a power failure leaves is told by the hash, like
+every other damage.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from llamaconv.plan.base import Plan
 from llamaconv.sinks.manifest import MANIFEST
 from llamaconv.tasks.companions import companions
 from llamaconv.tasks.convert_target import Target
-from llamaconv.tasks.provenance import libraries, version
+from llamaconv.tasks.provenance import downloaded_from, libraries, version
 from llamaconv.tasks.settings import ConvertSettings
 from llamaconv.tasks.source import Source
 
@@ -42,6 +42,7 @@ def manifest(
         losses: What the dtype lost.
         outputs: sha256 of each file, by name.
     """
+    files = _files(source, settings)
     return {
         "tool": "llamaconv",
         "version": version(),
@@ -51,7 +52,8 @@ def manifest(
         "settings": _settings(settings),
         "source_layout": source.layout.name,
         "verified": settings.verify,
-        "source": _files(source, settings),
+        "source": files,
+        "downloaded_from": downloaded_from(source.checkpoint.directory, files),
         "source_manifest": _of_source(source),
         "losses": sorted(str(loss) for loss in losses),
         "notes": list(plan.notes),

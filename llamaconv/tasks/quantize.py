@@ -116,6 +116,7 @@ def quantize(source: Path, out: Path, settings: QuantizeSettings, report: Report
                 stream.layers,
                 [note for note in prepared.notes if note not in plan.notes],
                 {name: digest.result() for name, digest in source_digests.items()},
+                directory,
                 digests,
             )
         )

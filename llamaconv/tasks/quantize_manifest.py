@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from llamaconv.calibration import CalibrationSet
 from llamaconv.model.stream import LayerReport
-from llamaconv.tasks.provenance import libraries, version
+from llamaconv.tasks.provenance import downloaded_from, libraries, version
 from llamaconv.tasks.settings import CALIBRATED_ONLY
 
 __all__ = ["manifest"]
@@ -26,6 +27,7 @@ def manifest(
     layers: Sequence[LayerReport],
     notes: Sequence[str],
     source: Mapping[str, str],
+    home: Path,
     outputs: Mapping[str, str],
 ) -> dict[str, Any]:
     """No paths, no times, nothing that two runs could disagree on.
@@ -38,6 +40,7 @@ def manifest(
         layers: What became of each linear layer.
         notes: What the user was told about the data.
         source, outputs: sha256 of each file, by name.
+        home: Where those of the source are.
     """
     left_out = _LEFT_OUT if calibration else _LEFT_OUT + CALIBRATED_ONLY
     chosen = {name: value for name, value in settings.items() if name not in left_out}
@@ -51,6 +54,7 @@ def manifest(
         "task": "quantize",
         "settings": chosen,
         "source": dict(sorted(source.items())),
+        "downloaded_from": downloaded_from(home, source),
         "calibration": _calibration(calibration),
         "share_quantized": share,
         "layers": [_layer(layer) for layer in layers],

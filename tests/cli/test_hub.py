@@ -210,3 +210,21 @@ def test_a_repository_without_its_scheme_is_suspected(
     assert main(["inspect", given]) == 3
     told = "Hint: A repository of the Hub is given as hf://org/name.\n" if hint else ""
     assert capsys.readouterr().err == f"Error: {given} does not exist.\n{told}"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["convert", "--to", "hf"], ["convert", "--to", "litgpt", "--verify"], ["quantize", "--mode", "llm.int8"]],
+)
+def test_the_manifest_names_repository_and_commit(
+    hub: Hub, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    """As long as every file that was read is as it was downloaded."""
+    commit = answered(capsys, "download", "org/tiny", "--cache-dir", str(cache))["commit"]
+    answered(capsys, *command, "hf://org/tiny", str(tmp_path / "out"))
+    found = json.loads((tmp_path / "out" / "llamaconv.json").read_text())
+    assert found["downloaded_from"] == {"repository": "org/tiny", "commit": commit}
+    assert "config.json" in found["source"]
+    (cache / "org--tiny@main" / "config.json").touch()
+    answered(capsys, *command, str(cache / "org--tiny@main"), str(tmp_path / "again"))
+    assert json.loads((tmp_path / "again" / "llamaconv.json").read_text())["downloaded_from"] is None

@@ -44,6 +44,7 @@ def test_the_manifest_says_from_what_into_what(checkpoint: Checkpoint, tmp_path:
         "verified": True,
         "source_layout": "hf",
         "source_manifest": None,
+        "downloaded_from": None,
         "layout": "lit-llama",
         "losses": [],
         "notes": [WARNING, NO_TOKENIZER],

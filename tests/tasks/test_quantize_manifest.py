@@ -46,6 +46,7 @@ def test_the_whole_manifest_of_a_calibrated_run(checkpoint: Checkpoint, tmp_path
         "task",
         "settings",
         "source",
+        "downloaded_from",
         "calibration",
         "share_quantized",
         "layers",
