@@ -47,3 +47,8 @@ class DownloadSettings:
     lock: Path | None = None
     locked: bool = False
     offline: bool | None = None
+
+    @property
+    def is_selective(self) -> bool:
+        """Whether certain files are asked for, and not one complete model."""
+        return bool(self.files or self.include or self.exclude)

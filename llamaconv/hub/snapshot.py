@@ -116,7 +116,7 @@ def _fetched(
         _require_room(folder, inventory)
         _tell(directory, inventory)
         fetched = fetch_missing(open_session, folder, wanted, inventory, settings.max_workers, report)
-        _tidy(folder, listing)
+        _tidy(folder, listing, settings)
     return [*(FetchedFile(file, "there") for file in inventory.there), *fetched]
 
 
@@ -129,8 +129,15 @@ def _tell(directory: Path, inventory: Inventory) -> None:
     )
 
 
-def _tidy(folder: Folder, listing: Listing) -> None:
-    """Take away what earlier downloads from the repository left and this commit has not."""
+def _tidy(folder: Folder, listing: Listing, settings: DownloadSettings) -> None:
+    """Take away what earlier downloads from the repository left and this commit has not.
+
+    Who asked for certain files is only told: the rest may be wanted as it is.
+    """
+    if settings.is_selective:
+        if left := folder.outdated(listing):
+            logger.warning("%s: %s %s of another commit", folder.path, _named(left), _are(left))
+        return
     if removed := folder.clear_out(listing):
         logger.warning("%s: removed %s, which %s of another commit", folder.path, _named(removed), _are(removed))
     for name, nbytes in folder.sweep(listing):
@@ -147,7 +154,7 @@ def _found(
         inventory = take_inventory(
             folder, wanted.files, open_session.patience, report, verify=settings.verify, record=False
         )
-        left = [] if wanted.pinned else folder.outdated(listing)
+        left = [] if wanted.pinned or settings.is_selective else folder.outdated(listing)
     if inventory.missing:
         raise _lacking(directory, wanted, inventory)
     if left:  # a run was killed in its last moment; reading them would mix two commits

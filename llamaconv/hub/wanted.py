@@ -163,7 +163,7 @@ def locked(repository: str, settings: DownloadSettings) -> Lock | None:
         return None
     if settings.lock is None:
         raise UsageError("What is to be reproduced? `locked` needs the name of a lock file.")
-    if settings.files or settings.include or settings.exclude:
+    if settings.is_selective:
         raise UsageError("A lock file says which files are downloaded: none can be chosen beside it.")
     lock = read_lock(settings.lock)
     if lock.listing.repository != repository:

@@ -44,14 +44,27 @@ def test_a_directory_holds_one_commit(tmp_path: Path, caplog: pytest.LogCaptureF
     assert caplog.messages == [f"{tmp_path}: removed {', '.join(most)} and {last}, which are of another commit"]
 
 
-def test_a_file_that_is_not_asked_for_any_more_stays_if_the_commit_has_it(tmp_path: Path) -> None:
-    """Of what was fetched before, only what belongs to another commit goes."""
+def test_who_asks_for_certain_files_loses_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The others may be wanted as they are; that they are of another commit is told."""
     changed = {**FILES, "tokenizer.json": b"{}"}
     with Hub([repository()]) as hub:
         download("org/m", tmp_path, impatient(hub))
         hub.push(Repository("org/m", changed))
         download("org/m", tmp_path, impatient(hub, files=("config.json",)))
-    assert contents(tmp_path) == {name: FILES[name] for name in ("config.json", WEIGHTS)}
+        assert contents(tmp_path) == FILES
+        assert caplog.messages == [f"{tmp_path}: tokenizer.json is of another commit"]
+        download("org/m", tmp_path, impatient(hub))
+    assert contents(tmp_path) == changed
+
+
+def test_a_file_that_the_model_does_not_need_stays_if_the_commit_has_it(tmp_path: Path) -> None:
+    """Of what was asked for earlier, only what belongs to another commit goes."""
+    more = {"LOG.md": b"1", "README.md": b"2"}
+    with Hub([Repository("org/m", {**FILES, **more})]) as hub:
+        download("org/m", tmp_path, impatient(hub, include=("*",)))
+        hub.push(Repository("org/m", {**FILES, **more, "LOG.md": b"3"}))
+        download("org/m", tmp_path, impatient(hub))
+    assert contents(tmp_path) == {**FILES, "README.md": b"2"}
 
 
 def test_what_somebody_changed_stays(tmp_path: Path) -> None:
