@@ -96,15 +96,17 @@ def series_among(names: Iterable[str]) -> dict[Series, list[str]]:
     with ``model-1-of-12.bin``.
     """
     numbered = [(name, series) for name in names if (series := Series.of(name))]
-    padded = {series for name, series in numbered if len(digits := _digits(name)) > 1 and digits.startswith("0")}
-    plain: dict[Series, set[int]] = defaultdict(set)
-    for _, series in numbered:
-        if series not in padded:
-            plain[replace(series, width=1)].add(series.width)
+    padded, plain = defaultdict[Series, set[int]](set), defaultdict[Series, set[int]](set)
+    for name, series in numbered:
+        zeros = len(digits := _digits(name)) > 1 and digits.startswith("0")
+        (padded if zeros else plain)[replace(series, width=1)].add(series.width)
     found: dict[Series, list[str]] = defaultdict(list)
     for name, series in numbered:
-        bare = series if series in padded else replace(series, width=1)
-        found[bare if len(plain.get(bare, ())) > 1 else series].append(name)
+        bare = replace(series, width=1)
+        fitting = [width for width in padded.get(bare, ()) if width <= series.width]  # a long number needs no zeros
+        alone = {width for width in plain.get(bare, ()) if not any(zeros <= width for zeros in padded.get(bare, ()))}
+        width = max(fitting) if fitting else 1 if len(alone) > 1 else series.width
+        found[replace(series, width=width)].append(name)
     return dict(found)
 
 
