@@ -177,6 +177,7 @@ def plan_tables(planned: Mapping[str, Any]) -> Iterator[RenderableType]:
             *_whence(planned),
             ("to fetch", f"{size(planned['missing_bytes'])} of {size(planned['bytes'])}"),
             ("free space", size(planned["free_bytes"])),
+            ("removes", ", ".join(planned["removes"]) or None),
             *_skipped(planned),
         )
     )
@@ -195,6 +196,7 @@ def result_tables(result: Mapping[str, Any]) -> Iterator[RenderableType]:
             ("resumed", plural(resumed, "file") if resumed else None),
             ("retries", f"{result['retries']:,}" if result["retries"] else None),
             ("wrong hashes", f"{result['mismatches']:,}, fetched again" if result["mismatches"] else None),
+            ("removed", ", ".join(result["removed"]) or None),
             ("lock", result["lock"]),
             *_skipped(result),
             ("took", f"{seconds:.1f} s{rate}"),

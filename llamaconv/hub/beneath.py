@@ -168,6 +168,12 @@ class Tree:
                 with self.parent(name) as (folder, last):
                     os.rmdir(last, dir_fd=folder)
 
+    def top(self) -> list[str]:
+        """Names of what lies directly in it, sorted; none if it is not there."""
+        with suppress(FileNotFoundError), self._folder((), make=False) as folder:
+            return sorted(os.listdir(folder))
+        return []
+
     def files(self, name: str) -> Iterator[str]:
         """Names of all that lies in the folder ``name`` and below it and is no folder, relative to that folder."""
         with suppress(FileNotFoundError), self._folder(name.split("/"), make=False) as folder:

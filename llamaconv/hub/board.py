@@ -15,8 +15,8 @@ from llamaconv.hub.transfer import Transfer
 
 __all__ = ["Board"]
 
-_SECONDS_TO_END = 5.0
-"""For a hash to notice that it is not wanted any more; a file that is being synced to the disk may take longer."""
+_SECONDS_TO_END = 60.0
+"""For a hash to notice that it is not wanted any more, and for a file that is being synced to the disk."""
 
 
 class Board:
@@ -103,7 +103,7 @@ class Board:
     def close(self) -> None:
         """Let go of the parts of files that are not finished, once their connections have ended."""
         until = time.monotonic() + _SECONDS_TO_END
-        for follower in self._followers:
+        for follower in list(self._followers):
             follower.join(max(until - time.monotonic(), 0.0))
         if not any(follower.is_alive() for follower in self._followers):
             for transfer in self._active:

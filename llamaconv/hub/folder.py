@@ -221,18 +221,32 @@ class Folder:
             if known is not None and known.repository == self.repository and known.digest != present.get(name)
         ]
 
-    def clear_out(self, files: Iterable[RemoteFile]) -> list[str]:
-        """Remove what is ``outdated``, and the records of what is not there any more; returns the names."""
-        names = self.outdated(files)
-        for name in names:
-            with writing(self.path / name):
-                self._tree.remove(name)
-                self._tree.prune(name)
+    def clear_out(self, files: Iterable[RemoteFile], among: Callable[[str], bool] = lambda name: True) -> list[str]:
+        """Remove what is ``outdated`` among certain names, and the records of what is not there any more.
+
+        Returns:
+            The names. What cannot be removed stays, with a note.
+        """
+        removed = []
+        for name in filter(among, self.outdated(files)):
+            try:
+                with writing(self.path / name):
+                    self._tree.remove(name)
+                    self._tree.prune(name)
+            except OutputError as error:
+                logger.warning("%s It is of another commit and was to be removed.", error.message)
+            else:
+                removed.append(name)
         for name in self._records.names():
             with suppress(OutputError):  # what somebody put in its place stays
                 if self._status(name) is None:
                     self._records.remove(name)
-        return names
+        return removed
+
+    def top(self) -> list[str]:
+        """Names of what lies in the directory itself, sorted."""
+        with writing(self.path):
+            return self._tree.top()
 
     def sweep(self, files: Iterable[RemoteFile]) -> list[tuple[str, int]]:
         """Throw away the repository's unfinished files that are none of ``files``; returns their names and bytes."""

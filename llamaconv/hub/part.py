@@ -82,6 +82,7 @@ class Part:
         descriptor: The same.
         file: The same.
         pieces: In their order. They are replaced when the file starts over.
+        unproven: Whether it was found without its table: nothing tells that its bytes are those of this file.
 
     Raises:
         OSError: The part cannot be read or written.
@@ -93,6 +94,7 @@ class Part:
         self._lock = threading.Lock()
         self._ended = False
         self._validator = ""
+        self.unproven = os.fstat(descriptor).st_size == file.size > 0
         found = _read(descriptor, file)
         if found is None:
             self.pieces: tuple[Piece, ...] = ()

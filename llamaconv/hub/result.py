@@ -52,6 +52,7 @@ class DownloadResult:
         directory: Where the files are.
         files: All that were wanted, in the order of their names.
         skipped: What was not.
+        removed: Names of files that an earlier download had brought and that would have been read with this commit's.
         retries: How often something was tried again.
         mismatches: How many of these because of wrong bytes.
         seconds: It took.
@@ -64,6 +65,7 @@ class DownloadResult:
     directory: Path
     files: tuple[FetchedFile, ...]
     skipped: tuple[Skipped, ...]
+    removed: tuple[str, ...]
     retries: int
     mismatches: int
     seconds: float
@@ -78,6 +80,7 @@ class DownloadResult:
             "directory": str(self.directory),
             "files": [{**_described(one.file), "state": one.state, "fetched": one.fetched} for one in self.files],
             "skipped": [asdict(one) for one in self.skipped],
+            "removed": list(self.removed),
             "bytes": sum(one.file.size for one in self.files),
             "fetched_bytes": sum(one.fetched for one in self.files),
             "retries": self.retries,
@@ -110,6 +113,7 @@ class DownloadPlan:
     Attributes:
         repository, revision, commit, directory, skipped: As in DownloadResult.
         files: All that are wanted.
+        removes: Names of files that it would remove.
         free_bytes: On the file system of the directory.
     """
 
@@ -119,6 +123,7 @@ class DownloadPlan:
     directory: Path
     files: tuple[PlannedFile, ...]
     skipped: tuple[Skipped, ...]
+    removes: tuple[str, ...]
     free_bytes: int
 
     @property
@@ -135,6 +140,7 @@ class DownloadPlan:
             "directory": str(self.directory),
             "files": [{**_described(one.file), "there": one.there, "state": one.state} for one in self.files],
             "skipped": [asdict(one) for one in self.skipped],
+            "removes": list(self.removes),
             "bytes": sum(one.file.size for one in self.files),
             "missing_bytes": self.missing_bytes,
             "free_bytes": self.free_bytes,

@@ -15,9 +15,9 @@ from llamaconv.hub.repository import Listing, RemoteFile
 from llamaconv.hub.result import Skipped
 from llamaconv.hub.weight_files import chosen_weights, format_of, is_adapter, is_index
 from llamaconv.json_files import shown
-from llamaconv.weight_names import is_training_state
+from llamaconv.weight_names import SAFETENSORS, is_training_state
 
-__all__ = ["Selection", "grouped", "select"]
+__all__ = ["Selection", "grouped", "is_read_with", "select"]
 
 _AROUND = (
     "*.json",
@@ -41,7 +41,7 @@ _MOST_COMPARED = 1000  # comparing with each of 100,000 names would take minutes
 
 _UNASKED = "not asked for"
 _OTHER_WEIGHTS = "other weights"
-_STALE = "names files that are not there"
+_STALE = "no index of what is there"
 _ADAPTER = "an adapter"
 _TRAINING = "the state of a training"
 _ELSEWHERE = "not part of the model at the top"
@@ -94,6 +94,20 @@ def select(
     if include or exclude:
         return _matching(listing, include, exclude)
     return _model(listing, read)
+
+
+def is_read_with(name: str, chosen: Iterable[str]) -> bool:
+    """Whether a file of this name, if it lay beside the ``chosen`` ones, would be taken for a part of that model.
+
+    These are configuration, tokenizer, templates, and weights that are preferred to those chosen, or as good.
+    """
+    torch = any(format_of(one) == "torch" for one in chosen)
+    weights = format_of(name) == "safetensors" or (torch and format_of(name) == "torch")
+    if "/" in name or is_training_state(name) or is_adapter(name):
+        return False
+    if is_index(name):
+        return torch or name == SAFETENSORS.index
+    return weights or any(fnmatchcase(name, pattern) for pattern in _AROUND)
 
 
 def _named(listing: Listing, files: Sequence[str]) -> Selection:

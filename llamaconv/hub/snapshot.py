@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -12,8 +11,8 @@ from llamaconv.errors import DiskFullError, IntegrityError, NetworkError
 from llamaconv.hub.crew import fetch_missing
 from llamaconv.hub.folder import Folder
 from llamaconv.hub.inventory import Inventory, planned, take_inventory
+from llamaconv.hub.leftovers import are, disturbing, named, tell, tidy, warn_of_others
 from llamaconv.hub.lockfile import Lock, require_free_of, require_place, write_lock
-from llamaconv.hub.repository import Listing
 from llamaconv.hub.result import DownloadPlan, DownloadResult, FetchedFile
 from llamaconv.hub.session import Session, offline, session
 from llamaconv.hub.settings import DownloadSettings
@@ -23,7 +22,6 @@ from llamaconv.progress import Report
 
 __all__ = ["download", "plan"]
 
-_MOST_NAMED = 10
 _OFFLINE = "HF_HUB_OFFLINE is set: unset it to download."
 
 logger = logging.getLogger(__name__)
@@ -60,7 +58,8 @@ def download(repository: str, directory: Path, settings: DownloadSettings, repor
         if lock is not None:
             require_free_of(lock, directory, [file.name for file in wanted.files])
         work = _found if offline(settings) else _fetched
-        files = {one.file.name: one for one in work(open_session, wanted, directory, settings, report)}
+        found, removed = work(open_session, wanted, directory, settings, report)
+        files = {one.file.name: one for one in found}
         patience = open_session.patience
     if lock is not None:
         write_lock(lock, Lock(wanted.revision, replace(wanted.listing, files=wanted.files)))
@@ -71,6 +70,7 @@ def download(repository: str, directory: Path, settings: DownloadSettings, repor
         directory,
         tuple(files[file.name] for file in wanted.files),
         wanted.skipped,
+        removed,
         patience.used,
         patience.mismatches,
         perf_counter() - began,
@@ -89,7 +89,9 @@ def plan(repository: str, directory: Path, settings: DownloadSettings) -> Downlo
     with Folder.look(directory, repository) as folder:
         files = tuple(planned(folder, file) for file in wanted.files)
         free = folder.free_bytes()
-    made = DownloadPlan(repository, wanted.revision, wanted.listing.commit, directory, files, wanted.skipped, free)
+        removes = () if settings.is_selective else tuple(disturbing(folder, wanted))
+    commit = wanted.listing.commit
+    made = DownloadPlan(repository, wanted.revision, commit, directory, files, wanted.skipped, removes, free)
     if made.missing_bytes > free:
         logger.warning("%s", _too_small(directory, made.missing_bytes, free))
     return made
@@ -104,20 +106,24 @@ def _wanted(open_session: Session, repository: str, directory: Path, settings: D
 
 def _fetched(
     open_session: Session, wanted: Wanted, directory: Path, settings: DownloadSettings, report: Report
-) -> list[FetchedFile]:
-    """All wanted files, those that are missing fetched."""
+) -> tuple[list[FetchedFile], tuple[str, ...]]:
+    """All wanted files, those that are missing fetched; and names of files that were removed."""
     patience, listing = open_session.patience, wanted.listing
     with Folder.open(directory, listing.repository, wait=logger.warning, cancelled=patience.check) as folder:
         before = folder.read_listing()
         if before is not None and before.listing.repository != listing.repository:
             logger.warning("%s holds %s; %s is added to it", directory, before.listing.repository, listing.repository)
-        folder.write_listing(Stored(wanted.revision, listing, tuple(file.name for file in wanted.files)))
+        folder.write_listing(
+            Stored(wanted.revision, listing, wanted.names, complete=not (wanted.pinned or settings.is_selective))
+        )
         inventory = take_inventory(folder, wanted.files, patience, report, verify=settings.verify, record=True)
         _require_room(folder, inventory)
         _tell(directory, inventory)
         fetched = fetch_missing(open_session, folder, wanted, inventory, settings.max_workers, report)
-        _tidy(folder, listing, settings)
-    return [*(FetchedFile(file, "there") for file in inventory.there), *fetched]
+        if settings.is_selective:
+            tell(folder, wanted)
+        removed = () if settings.is_selective else tidy(folder, wanted)
+    return [*(FetchedFile(file, "there") for file in inventory.there), *fetched], removed
 
 
 def _tell(directory: Path, inventory: Inventory) -> None:
@@ -129,42 +135,20 @@ def _tell(directory: Path, inventory: Inventory) -> None:
     )
 
 
-def _tidy(folder: Folder, listing: Listing, settings: DownloadSettings) -> None:
-    """Take away what earlier downloads from the repository left and this commit has not.
-
-    Who asked for certain files is only told: the rest may be wanted as it is.
-    """
-    if settings.is_selective:
-        if left := folder.outdated(listing):
-            logger.warning("%s: %s %s of another commit", folder.path, _named(left), _are(left))
-        return
-    if removed := folder.clear_out(listing):
-        logger.warning("%s: removed %s, which %s of another commit", folder.path, _named(removed), _are(removed))
-    for name, nbytes in folder.sweep(listing):
-        if nbytes:
-            logger.warning("%s: removed %s bytes of %s, which this commit has not", folder.path, f"{nbytes:,}", name)
-
-
 def _found(
     open_session: Session, wanted: Wanted, directory: Path, settings: DownloadSettings, report: Report
-) -> list[FetchedFile]:
+) -> tuple[list[FetchedFile], tuple[str, ...]]:
     """All wanted files, without a network and without a byte written: they may lie where nothing can be."""
     listing = wanted.listing
     with Folder.look(directory, listing.repository) as folder:
         inventory = take_inventory(
             folder, wanted.files, open_session.patience, report, verify=settings.verify, record=False
         )
-        left = [] if wanted.pinned or settings.is_selective else folder.outdated(listing)
-    if inventory.missing:
-        raise _lacking(directory, wanted, inventory)
-    if left:  # a run was killed in its last moment; reading them would mix two commits
-        raise NetworkError(
-            f"{directory}: {_named(left)} {_are(left)} of another commit and yet to be removed, "
-            "and the Hub must not be asked.",
-            hint=_OFFLINE,
-            outdated=left,
-        )
-    return [FetchedFile(file, "there") for file in inventory.there]
+        if inventory.missing:
+            raise _lacking(directory, wanted, inventory)
+        if not settings.is_selective:
+            warn_of_others(folder, wanted)
+    return [FetchedFile(file, "there") for file in inventory.there], ()
 
 
 def _lacking(directory: Path, wanted: Wanted, inventory: Inventory) -> IntegrityError | NetworkError:
@@ -172,9 +156,7 @@ def _lacking(directory: Path, wanted: Wanted, inventory: Inventory) -> Integrity
     damaged = [file.name for file in inventory.missing if file.name in inventory.damaged]
     missing = [file.name for file in inventory.missing if file.name not in inventory.damaged]
     faults = [
-        f"{_named(names)} {_are(names)} {fault}"
-        for names, fault in ((missing, "missing"), (damaged, "damaged"))
-        if names
+        f"{named(names)} {are(names)} {fault}" for names, fault in ((missing, "missing"), (damaged, "damaged")) if names
     ]
     kind = IntegrityError if wanted.pinned and damaged else NetworkError
     return kind(
@@ -183,15 +165,6 @@ def _lacking(directory: Path, wanted: Wanted, inventory: Inventory) -> Integrity
         missing=missing,
         damaged=damaged,
     )
-
-
-def _named(names: Sequence[str]) -> str:
-    *others, last = [*names[:_MOST_NAMED], f"{len(names) - _MOST_NAMED} more"] if len(names) > _MOST_NAMED else names
-    return f"{', '.join(others)} and {last}" if others else last
-
-
-def _are(names: Sequence[str]) -> str:
-    return "is" if len(names) == 1 else "are"
 
 
 def _require_room(folder: Folder, inventory: Inventory) -> None:

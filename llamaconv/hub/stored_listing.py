@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import TypeAdapter
 
 from llamaconv.hub.repository import Listing
+from llamaconv.weight_names import SAFETENSORS, TORCH
 
 __all__ = ["Stored"]
 
@@ -19,11 +20,21 @@ class Stored:
         revision: As it was asked for: a branch, tag or commit.
         listing: All files of its commit.
         selected: Names of those that were wanted.
+        complete: Whether these are one complete model, and not what somebody chose.
     """
 
     revision: str
     listing: Listing
     selected: tuple[str, ...]
+    complete: bool
+
+    @property
+    def known(self) -> Listing:
+        """The listing, less indexes of weights that were read and passed over: they are not kept to be read again."""
+        if not self.complete:
+            return self.listing
+        passed = {form.index for form in (SAFETENSORS, TORCH)} - set(self.selected)
+        return replace(self.listing, files=tuple(file for file in self.listing if file.name not in passed))
 
     def to_json(self) -> bytes:
         """As ``from_json`` reads it."""

@@ -95,7 +95,11 @@ class Transfer:
             Stopped: The work was stopped.
         """
         while (found := self._hashed()) != self.file.digest.hexdigest:
-            if found is not None:
+            if found is not None and self.part.unproven and not self.fetched:
+                self.part.unproven = False  # another commit's, from a run that was killed: nobody promised them
+                self.part.start_over(divided=True)
+                emptied()
+            elif found is not None:
                 self._wrong(found)
                 emptied()
         self.part.seal()

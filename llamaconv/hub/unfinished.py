@@ -33,6 +33,11 @@ class Parts:
         """A descriptor to read and write the part of ``name``, made empty if there is none; the caller closes it."""
         place = self.place(name)
         with writing(self._state.path / place), self._folders:
+            descriptor = self._state.open(place, os.O_RDWR | os.O_CREAT, make=True)
+            if os.fstat(descriptor).st_nlink == 1:
+                return descriptor
+            os.close(descriptor)  # a copy by hard links: what it is elsewhere must not change
+            self._state.remove(place)
             return self._state.open(place, os.O_RDWR | os.O_CREAT, make=True)
 
     @contextmanager

@@ -43,6 +43,11 @@ class Wanted:
     skipped: tuple[Skipped, ...] = ()
     pinned: bool = False
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of those that are wanted."""
+        return tuple(file.name for file in self.files)
+
     @classmethod
     def chosen(
         cls, revision: str, listing: Listing, settings: DownloadSettings, read: Callable[[RemoteFile], bytes]
@@ -138,7 +143,8 @@ def from_store(stored: Stored | None, repository: str, directory: Path, settings
             f"{directory} holds no earlier download of {repository} at {revision}, and the Hub must not be asked.",
             hint="HF_HUB_OFFLINE is set: unset it to download.",
         )
-    return Wanted.chosen(revision, stored.listing, settings, reader_offline(stored.listing, directory))
+    wanted = Wanted.chosen(revision, stored.known, settings, reader_offline(stored.listing, directory))
+    return replace(wanted, listing=stored.listing)
 
 
 def _stored(directory: Path, repository: str) -> Stored | None:

@@ -81,10 +81,16 @@ class _Searched:
         self._read = read
         self._files = {file.name: file for file in listing}
 
-    def shards(self, index: str) -> list[str]:
-        """The names in an index."""
-        file = self._files[index]
-        return shards_of(self._listing, file, self._read(file))
+    def shards(self, form: HubFormat, *, needed: bool) -> list[str] | None:
+        """The names in the index of a format; None if it is malformed, which is an error if it is ``needed``."""
+        file = self._files[form.index]
+        data = self._read(file)
+        try:
+            return shards_of(self._listing, file, data, form.suffix)
+        except HubError:
+            if needed:
+                raise
+            return None
 
     def lacks(self, names: Sequence[str]) -> list[str]:
         """Those of ``names`` that are no files of it, wherever they lead."""
@@ -141,7 +147,10 @@ def _indexed(form: HubFormat, searched: _Searched, names: Sequence[str]) -> list
     """An index and what it names, which may lie in folders."""
     if form.index not in names:
         return []
-    shards = searched.shards(form.index)
+    shards = searched.shards(form, needed=form.single not in names)
+    if shards is None:
+        searched.stale[form.index] = []
+        return []
     missing = searched.lacks(shards)
     if not missing:
         return [form.index, *shards]

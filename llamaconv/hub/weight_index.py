@@ -9,11 +9,12 @@ from llamaconv.json_files import parse_object, shown
 __all__ = ["shards_of"]
 
 
-def shards_of(listing: Listing, index: RemoteFile, data: bytes) -> list[str]:
+def shards_of(listing: Listing, index: RemoteFile, data: bytes, suffix: str) -> list[str]:
     """The names that an index has for shards, each once, sorted; nobody says that they are in the repository.
 
     Args:
         listing: For the messages.
+        suffix: That shards must have.
         index: ``model.safetensors.index.json``, or torch's.
         data: Its contents: a JSON object whose ``weight_map`` has the name of a shard for each tensor.
 
@@ -31,6 +32,8 @@ def shards_of(listing: Listing, index: RemoteFile, data: bytes) -> list[str]:
     for tensor, shard in weight_map.items():
         if not isinstance(shard, str):
             raise _malformed(listing, index, f"its shard of {shown(tensor)} is {shown(shard)}, not a name")
+        if not shard.endswith(suffix):
+            raise _malformed(listing, index, f"its shard of {shown(tensor)} is {shown(shard)}, no {suffix} file")
     return sorted(set(weight_map.values()))
 
 

@@ -23,8 +23,9 @@ def test_a_result_says_what_was_fetched(capsys: pytest.CaptureFixture[str]) -> N
         Skipped("3 files in onnx/", "another \x1b[31mformat", ("onnx/a", "onnx/b", "onnx/c")),
     )
     result = DownloadResult(
-        "o/n", "main", COMMIT, Path("there"), files, skipped, 3, 1, 2.0, Path("lock.json")
+        "o/n", "main", COMMIT, Path("there"), files, skipped, ("old.safetensors",), 3, 1, 2.0, Path("lock.json")
     ).to_json()
+    assert result["removed"] == ["old.safetensors"]
     assert [one["names"] for one in result["skipped"]] == [("README.md",), ("onnx/a", "onnx/b", "onnx/c")]
     Screen(quiet=True, json=False).result(result, result_tables)
     assert capsys.readouterr().out.splitlines() == [
@@ -35,6 +36,7 @@ def test_a_result_says_what_was_fetched(capsys: pytest.CaptureFixture[str]) -> N
         "resumed       1 file",
         "retries       3",
         "wrong hashes  1, fetched again",
+        "removed       old.safetensors",
         "lock          lock.json",
         "skipped       README.md: not part of the model",
         "              3 files in onnx/: another \\x1b[31mformat",
@@ -46,7 +48,7 @@ def test_a_plan_says_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None
     """Each file with its size and what is there of it, then the sums and the space for it."""
     config, weights = RemoteFile("config.json", 768, HASH), RemoteFile("model.safetensors", 5_000_000, HASH)
     files = PlannedFile(config, 768, "there"), PlannedFile(weights, 1_000_000, "partial")
-    planned = DownloadPlan("o/n", "v1", COMMIT, Path("there"), files, (), 8_000_000_000).to_json()
+    planned = DownloadPlan("o/n", "v1", COMMIT, Path("there"), files, (), (), 8_000_000_000).to_json()
     Screen(quiet=True, json=False).result(planned, plan_tables)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["file", "state", "size", "there"]
@@ -65,7 +67,7 @@ def test_a_plan_names_every_state(capsys: pytest.CaptureFixture[str]) -> None:
     """Whether a file is fetched, and what becomes of the one that is there."""
     states = ("there", "partial", "missing", "to check", "outdated", "to replace")
     files = tuple(PlannedFile(RemoteFile(f"{number}.json", 9, HASH), 0, state) for number, state in enumerate(states))
-    planned = DownloadPlan("o/n", "v1", COMMIT, Path("there"), files, (), 8_000_000_000).to_json()
+    planned = DownloadPlan("o/n", "v1", COMMIT, Path("there"), files, (), (), 8_000_000_000).to_json()
     Screen(quiet=True, json=False).result(planned, plan_tables)
     lines = capsys.readouterr().out.splitlines()[2:8]
     assert [line.split("  ")[1].strip() for line in lines] == list(states)

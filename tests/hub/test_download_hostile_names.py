@@ -168,7 +168,7 @@ def test_notes_that_lead_out(directory: Path) -> None:
         commit = repository().commit
         listing = Listing("org/m", commit, (evil,))
         notes = directory / ".cache/llamaconv/listing.json"
-        notes.write_bytes(Stored("main", listing, (evil.name,)).to_json())
+        notes.write_bytes(Stored("main", listing, (evil.name,), complete=True).to_json())
         error = failure(hub, directory, offline=True, files=(evil.name,))
     assert isinstance(error, OutputError)
     assert error.message == "'../outside/file' is no name of a file below the directory."

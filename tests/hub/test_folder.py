@@ -132,7 +132,9 @@ def test_finished_files_have_the_permissions_of_new_files(tmp_path: Path) -> Non
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
 
 
-STORED = Stored("main", Listing("org/name", "0123456789" * 4, (remote("a"), remote("sub/ü"))), ("sub/ü",))
+STORED = Stored(
+    "main", Listing("org/name", "0123456789" * 4, (remote("a"), remote("sub/ü"))), ("sub/ü",), complete=False
+)
 
 
 def test_what_was_listed_is_read_back(tmp_path: Path) -> None:

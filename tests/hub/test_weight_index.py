@@ -65,7 +65,7 @@ def test_an_index_left_behind(names: Sequence[str], weights: Sequence[str]) -> N
     assert chosen(selection) == weights
     left = tuple(name for name in names if name.endswith(".index.json"))
     what = left[0] if len(left) == 1 else f"2 files ({INDEX}, {TORCH_INDEX})"
-    assert selection.skipped[-1] == Skipped(what, "names files that are not there", left)
+    assert selection.skipped[-1] == Skipped(what, "no index of what is there", left)
 
 
 @pytest.mark.parametrize(
@@ -77,8 +77,8 @@ def test_an_index_left_behind(names: Sequence[str], weights: Sequence[str]) -> N
         ([INDEX, "x.safetensors"], ["../x.safetensors", "x.safetensors"], "'../x.safetensors'"),
         ([INDEX, "x.safetensors"], ["/x.safetensors"], "'/x.safetensors'"),
         ([INDEX, "x.safetensors"], ["./x.safetensors"], "'./x.safetensors'"),
-        ([INDEX, "x.safetensors"], ["x\x1b[2J"], r"'x\x1b[2J'"),
-        ([INDEX, "x.safetensors"], ["x" * 1000], "'" + "x" * 299),
+        ([INDEX, "x.safetensors"], ["x\x1b[2J.safetensors"], r"'x\x1b[2J.safetensors'"),
+        ([INDEX, "x.safetensors"], ["x" * 1000 + ".safetensors"], "'" + "x" * 299),
         ([INDEX], ["x.safetensors"], "'x.safetensors'"),
     ],
 )
@@ -104,16 +104,21 @@ def test_ten_missing_shards_are_shown() -> None:
         (b"{}", "its weight_map is null, not an object"),
         (b'{"weight_map": ["x"]}', 'its weight_map is ["x"], not an object'),
         (b'{"weight_map": {}}', "its weight_map is empty"),
-        (b'{"weight_map": {"a": "x", "b": 3}}', 'its shard of "b" is 3, not a name'),
+        (b'{"weight_map": {"a": "x.safetensors", "b": 3}}', 'its shard of "b" is 3, not a name'),
         (b'{"weight_map": {"a": "x", "a": "y"}}', 'it is not usable: the key "a" stands in it twice'),
+        (b'{"weight_map": {"a": "config.json"}}', 'its shard of "a" is "config.json", no .safetensors file'),
+        (b'{"weight_map": {"a": "%s"}}' % INDEX.encode(), f'its shard of "a" is "{INDEX}", no .safetensors file'),
     ],
 )
 def test_an_index_that_is_none(data: bytes, fault: str) -> None:
     """Anything but an object whose weight_map has a name for each tensor is refused, with file and fault."""
     with pytest.raises(HubError) as caught:
-        select(listing_of([INDEX, "model.safetensors"]), (), (), (), lambda _: data)
+        select(listing_of([INDEX, "x.safetensors"]), (), (), (), lambda _: data)
     assert caught.value.message == f"org/name: {INDEX} cannot be used: {fault}."
     assert caught.value.hint == INCOMPLETE
+    selection = select(listing_of([INDEX, "model.safetensors"]), (), (), (), lambda _: data)
+    assert chosen(selection) == ["model.safetensors"]  # which needs none
+    assert selection.skipped == (Skipped(INDEX, "no index of what is there", (INDEX,)),)
 
 
 def test_what_was_asked_for_needs_no_index() -> None:
