@@ -21,6 +21,7 @@ __all__ = [
     "sync_names",
     "sync_tree",
     "write_at",
+    "write_text",
     "writing",
 ]
 
@@ -75,6 +76,18 @@ def write_at(descriptor: int, data: bytes | memoryview, offset: int) -> None:
     view, done = memoryview(data), 0
     while done < len(view):
         done += os.pwrite(descriptor, view[done : done + MOST_PER_CALL], offset + done)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file of UTF-8 text, and make it durable.
+
+    Raises:
+        OSError: The file system refuses.
+    """
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def sync_directory(path: Path) -> None:

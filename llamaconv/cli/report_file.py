@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from llamaconv.disk import writing
+from llamaconv.disk import write_text, writing
 from llamaconv.errors import OutputError
 
 __all__ = ["report_file"]
@@ -41,10 +41,7 @@ def report_file(path: Path | None) -> Iterator[Callable[[str], None]]:
 
     def write(text: str) -> None:
         with writing(path):
-            with begun.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
+            write_text(begun, text)
             begun.replace(place)
 
     with writing(path):

@@ -109,11 +109,12 @@ def run(out: Path | None = None, report: Report = silent) -> DemoResult:
 
 def _download(directory: Path, report: Report) -> DownloadResult:
     """From a Hub on loopback that drops a connection, so that the download has something to show."""
-    with as_file(files("llamaconv.demo") / "model") as model:
-        repository = Repository(_REPOSITORY, {path.name: path for path in model.iterdir()})
-        with DroppingHub([repository], after=_BYTES_BEFORE_THE_DROP) as hub:
-            settings = DownloadSettings(endpoints=(hub.endpoint,), token="", proxy="", offline=False)
-            return download(_REPOSITORY, directory, settings, report)
+    with (
+        as_file(files("llamaconv.demo") / "model") as model,
+        DroppingHub([Repository.of_directory(_REPOSITORY, model)], after=_BYTES_BEFORE_THE_DROP) as hub,
+    ):
+        settings = DownloadSettings(endpoints=(hub.endpoint,), token="", proxy="", offline=False)
+        return download(_REPOSITORY, directory, settings, report)
 
 
 def _row(mode: str, path: Path, parameters: int, verdict: Evaluation, seconds: float, peak: int) -> Row:

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from llamaconv.disk import sync_directory, writing
+from llamaconv.disk import sync_directory, write_text, writing
 from llamaconv.errors import ConfigError, OutputError, UsageError
 from llamaconv.hub.folder import STATE
 from llamaconv.hub.names import faults
@@ -157,10 +157,7 @@ def write_lock(path: Path, lock: Lock) -> None:
     unfinished = path.parent / f"{path.name}.{os.getpid()}.tmp"  # a process has one download at a time
     with writing(path):
         try:
-            with unfinished.open("w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
+            write_text(unfinished, text)
             unfinished.replace(path)
         finally:
             unfinished.unlink(missing_ok=True)

@@ -74,10 +74,7 @@ class DownloadResult:
     def to_json(self) -> dict[str, Any]:
         """JSON-safe form."""
         return {
-            "repository": self.repository,
-            "revision": self.revision,
-            "commit": self.commit,
-            "directory": str(self.directory),
+            **_whence(self),
             "files": [{**_described(one.file), "state": one.state, "fetched": one.fetched} for one in self.files],
             "skipped": [asdict(one) for one in self.skipped],
             "removed": list(self.removed),
@@ -134,10 +131,7 @@ class DownloadPlan:
     def to_json(self) -> dict[str, Any]:
         """JSON-safe form."""
         return {
-            "repository": self.repository,
-            "revision": self.revision,
-            "commit": self.commit,
-            "directory": str(self.directory),
+            **_whence(self),
             "files": [{**_described(one.file), "there": one.there, "state": one.state} for one in self.files],
             "skipped": [asdict(one) for one in self.skipped],
             "removes": list(self.removes),
@@ -145,6 +139,15 @@ class DownloadPlan:
             "missing_bytes": self.missing_bytes,
             "free_bytes": self.free_bytes,
         }
+
+
+def _whence(told: DownloadResult | DownloadPlan) -> dict[str, Any]:
+    return {
+        "repository": told.repository,
+        "revision": told.revision,
+        "commit": told.commit,
+        "directory": str(told.directory),
+    }
 
 
 def _described(file: RemoteFile) -> dict[str, Any]:

@@ -18,16 +18,19 @@ from llamaconv.hub.session import Session, offline, session
 from llamaconv.hub.settings import DownloadSettings
 from llamaconv.hub.stored_listing import Stored
 from llamaconv.hub.wanted import Wanted, from_hub, from_store
-from llamaconv.progress import Report
+from llamaconv.progress import Report, silent
 
 __all__ = ["download", "plan"]
 
+_DEFAULTS = DownloadSettings()
 _OFFLINE = "HF_HUB_OFFLINE is set: unset it to download."
 
 logger = logging.getLogger(__name__)
 
 
-def download(repository: str, directory: Path, settings: DownloadSettings, report: Report) -> DownloadResult:
+def download(
+    repository: str, directory: Path, settings: DownloadSettings = _DEFAULTS, report: Report = silent
+) -> DownloadResult:
     """Make ``directory`` hold the wanted files of a repository, each with the hash that the Hub promises.
 
     What was fetched stays, whatever ends this; the next call goes on from there.
@@ -78,7 +81,7 @@ def download(repository: str, directory: Path, settings: DownloadSettings, repor
     )
 
 
-def plan(repository: str, directory: Path, settings: DownloadSettings) -> DownloadPlan:
+def plan(repository: str, directory: Path, settings: DownloadSettings = _DEFAULTS) -> DownloadPlan:
     """What ``download`` would do; nothing is written.
 
     Raises:

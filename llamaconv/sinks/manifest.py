@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
-from llamaconv.disk import writing
+from llamaconv.disk import write_text, writing
 
 __all__ = ["MANIFEST", "write_json"]
 
@@ -22,7 +21,5 @@ def write_json(path: Path, obj: object) -> None:
         ValueError, TypeError: ``obj`` has no JSON form (NaN and infinities have none).
     """
     text = json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    with writing(path), path.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    with writing(path):
+        write_text(path, text)

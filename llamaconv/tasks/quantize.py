@@ -99,12 +99,8 @@ def quantize(source: Path, out: Path, settings: QuantizeSettings, report: Report
         stack.callback(writer.abort)
         execute(plan, model.tensors, writer, stream, "quantizing")
         digests = writer.finish()
-        quantization = quantization_config(
-            prepared.quantizer,
-            prepared.selection,
-            model.skeleton,
-            {"damping": settings.damping, "version": version()},
-        )
+        made_with = {"damping": settings.damping, "version": version()}
+        quantization = quantization_config(prepared.quantizer, prepared.selection, model.skeleton, made_with)
         config = patched_config(model.config, quantization, output_dtype(settings.dtype))
         digests |= write_companions(directory, publication.directory, config)
         publication.commit(

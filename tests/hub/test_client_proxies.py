@@ -11,6 +11,8 @@ from tests.hub.clients import BODY, fetched, hiccup, opened
 from tests.hub.proxies import http_proxy, socks5_proxy
 from tests.hub.scripted import deaf_port, listening, reply, served
 
+DEAF = "127.0.0.1:{}: no connection (Connection refused)"
+
 
 @pytest.fixture(autouse=True)
 def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,9 +39,12 @@ def test_proxies_that_cannot_be(proxy: str, where: str, monkeypatch: pytest.Monk
 def test_proxies_that_are_not_to_be_used_need_not_be_usable(monkeypatch: pytest.MonkeyPatch) -> None:
     """As other programs' settings; NO_PROXY=* and an empty --proxy turn all of them off."""
     monkeypatch.setenv("ALL_PROXY", "socks4://h:1")
-    opened(proxy="")
+    port = deaf_port()
+    with opened(proxy="") as client:
+        assert hiccup(client, f"http://127.0.0.1:{port}").reason == DEAF.format(port)
     monkeypatch.setenv("NO_PROXY", "localhost, *")
-    opened(proxy=None)
+    with opened(proxy=None) as client:
+        assert hiccup(client, f"http://127.0.0.1:{port}").reason == DEAF.format(port)
 
 
 def test_a_dead_proxy_is_named_as_such() -> None:
