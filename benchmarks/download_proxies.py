@@ -76,6 +76,7 @@ def _row(proxy: Proxy, url: str, way: tuple[str, str, int, tuple[bool, bool]], p
         home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         hub = stack.enter_context(Hub([repository()]) if scheme == "http" else SecuredHub(pem))
         arguments, variables = _given(given, url, hub)
+        proxy.forget()
         began = time.perf_counter()
         child = run(
             home, "org/m", "--local-dir", home / "m", "--endpoint", hub.endpoint, *arguments,

@@ -39,6 +39,7 @@ class Proxy:
     password: str | None
     _log: Path
     _last: str | None = None
+    _begin: int = 0
 
     @property
     def url(self) -> str:
@@ -50,9 +51,13 @@ class Proxy:
         """Its own log; all of it once the block has ended, for a connection may be logged when it closes."""
         return self._log.read_text() if self._last is None else self._last
 
+    def forget(self) -> None:
+        """Count from here on: a server that is gone may have had the port that a new one gets."""
+        self._begin = len(self.log_text())
+
     def requests_to(self, host: str, port: int) -> int:
-        """How many connections its log says it has carried to ``host:port``."""
-        return len(re.findall(rf"(?:->|[A-Z]+) {re.escape(host)}:{port}\b", self.log_text()))
+        """How many connections its log says it has carried to ``host:port``, since ``forget`` was called last."""
+        return len(re.findall(rf"(?:->|[A-Z]+) {re.escape(host)}:{port}\b", self.log_text()[self._begin :]))
 
 
 def carried(proxy: Proxy, hub: Hub, *, seconds: float = 5.0) -> tuple[bool, bool]:

@@ -27,9 +27,16 @@ VARIABLES = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"]
 
 
 @pytest.fixture(scope="module", params=[http_proxy, socks5_proxy])
-def proxy(request: pytest.FixtureRequest) -> Iterator[Proxy]:
-    with request.param(USER, PASSWORD) as running:
-        yield running
+def running(request: pytest.FixtureRequest) -> Iterator[Proxy]:
+    with request.param(USER, PASSWORD) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def proxy(running: Proxy) -> Proxy:
+    """One whose log has nothing of earlier tests."""
+    running.forget()
+    return running
 
 
 @pytest.fixture(scope="module")
