@@ -13,7 +13,7 @@ import pytest
 from llamaconv.demo.hub import Hub
 from llamaconv.errors import NetworkError
 from llamaconv.tasks.download import download
-from tests.hub.downloads import FILES, contents, impatient, repository, run
+from tests.hub.downloads import FILES, contents, impatient, repository, run, wait_until
 from tests.hub.misbehaving import MisbehavingHub
 from tests.hub.proxies import Proxy, carried, http_proxy, socks5_proxy
 from tests.hub.scripted import certificate, deaf_port
@@ -248,6 +248,8 @@ def test_a_proxy_that_dies_and_comes_back(tmp_path: Path, caplog: pytest.LogCapt
             while sum(request.sent for request in hub.log if request.server == "storage") < third:
                 assert time.monotonic() < end
                 time.sleep(0.01)
+        gone = f"model.safetensors: the proxy {HOST}:{proxy.port} cannot be reached (Connection refused); "
+        wait_until(lambda: gone in caplog.text)
         with socks5_proxy(USER, PASSWORD, port=proxy.port) as again:
             assert result.result(30).retries > 0
     assert contents(tmp_path / "m") == FILES
@@ -255,4 +257,3 @@ def test_a_proxy_that_dies_and_comes_back(tmp_path: Path, caplog: pytest.LogCapt
     begin, _ = last.range or (0, None)
     assert (first.range, begin) == (None, pytest.approx(first.sent, abs=RATE // 10))
     assert again.requests_to(HOST, urlsplit(hub.storage).port or 0) > 0
-    assert f"model.safetensors: the proxy {HOST}:{proxy.port} cannot be reached (Connection refused); " in caplog.text
